@@ -1,0 +1,1 @@
+//! Owns the workloads that the benches share; does not measure.
