@@ -7,4 +7,6 @@ mod schema;
 mod to_arrow;
 
 pub use schema::{DEVICE, TIME, data_type, device_field, duration_type, field, rows_schema, time_field, time_type};
-pub use to_arrow::{bool_array, column_array, device_array, duration_array, f64_array, i64_array, text_array, time_array};
+pub use to_arrow::{
+    bool_array, column_array, device_array, duration_array, f64_array, i64_array, text_array, time_array,
+};

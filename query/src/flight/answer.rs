@@ -22,6 +22,7 @@ use tokio::time::Sleep;
 use tonic::Status;
 
 use super::running::{FlightLimits, QueryState, RunningQuery, Stop};
+use super::store::Batches;
 
 /// Batches that wait between the computing thread and the wire.
 const BATCHES_AHEAD: usize = 2;
@@ -31,9 +32,6 @@ const MESSAGE_BYTES: usize = 2 << 20;
 const INLINE_TIME: Duration = Duration::from_millis(1);
 /// Batches that a small query may give before it moves to a blocking thread.
 const INLINE_BATCHES: usize = 4;
-
-/// The record batches of an answer, computed one at a time.
-pub(crate) type Batches = Box<dyn Iterator<Item = Result<RecordBatch, Status>> + Send>;
 
 /// Starts computing and returns the answer as Flight messages. Dropping the stream stops the computation.
 ///
@@ -163,7 +161,7 @@ impl Drop for StopOnDrop {
 }
 
 /// The messages of one answer.
-pub(crate) struct AnswerStream {
+pub struct AnswerStream {
     messages: FlightDataEncoder,
     state: Arc<QueryState>,
     schema: SchemaRef,

@@ -161,7 +161,8 @@ mod tests {
     fn roles_are_checked_and_named() {
         let reader = Principal { name: "r".into(), roles: Roles::READER, devices: DeviceScope::All };
         assert!(reader.require(Roles::READER, "a query").is_ok());
-        let refused = reader.require(Roles { writer: true, admin: true, reader: false }, "action 'describe'").unwrap_err();
+        let refused =
+            reader.require(Roles { writer: true, admin: true, reader: false }, "action 'describe'").unwrap_err();
         assert!(refused.message().contains("writer or admin") && refused.message().contains("'r' has reader"));
         assert!(Principal::admin("a").require(Roles::WRITER, "x").is_ok());
     }

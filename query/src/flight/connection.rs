@@ -113,11 +113,7 @@ impl AsyncWrite for Socket {
         }
     }
 
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<Result<usize>> {
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<Result<usize>> {
         match &mut self.get_mut().bytes {
             Bytes::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Bytes::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),

@@ -196,7 +196,9 @@ impl QueryState {
     pub(crate) fn outcome(&self, limits: &FlightLimits) -> Result<(), Status> {
         Err(match self.stopped() {
             Stop::None if self.complete.load(Ordering::Acquire) => return Ok(()),
-            Stop::None => Status::internal("the query ended without a result: this is a defect of the node, see its log"),
+            Stop::None => {
+                Status::internal("the query ended without a result: this is a defect of the node, see its log")
+            }
             Stop::ClientGone => Status::cancelled("the client went away"),
             Stop::TimeLimit => Status::deadline_exceeded(format!(
                 "the query computed for more than {} s, the limit of this node; narrow its range, devices or fields",
