@@ -22,7 +22,7 @@ use tokio::time::Sleep;
 use tonic::Status;
 
 use super::running::{FlightLimits, QueryState, RunningQuery, Stop};
-use super::store::Batches;
+use super::store::{Batches, Plan};
 
 /// Batches that wait between the computing thread and the wire.
 const BATCHES_AHEAD: usize = 2;
@@ -34,15 +34,8 @@ const INLINE_TIME: Duration = Duration::from_millis(1);
 const INLINE_BATCHES: usize = 4;
 
 /// Starts computing and returns the answer as Flight messages. Dropping the stream stops the computation.
-///
-/// `small` says that the computation is known to take well under a millisecond.
-pub(crate) fn answer(
-    mut batches: Batches,
-    schema: SchemaRef,
-    small: bool,
-    query: RunningQuery,
-    limits: Arc<FlightLimits>,
-) -> AnswerStream {
+pub(crate) fn answer(plan: Plan, query: RunningQuery, limits: Arc<FlightLimits>) -> AnswerStream {
+    let Plan { schema, small, mut batches } = plan;
     let state = query.state().clone();
     let mut first = Vec::new();
     let mut ended = false;

@@ -1,66 +1,67 @@
-//! Owns how a question arrives: JSON in a ticket or a command, or the path of a table; does not parse the JSON.
+//! Owns how a question arrives: JSON in a ticket or a command, or the path of a table; does not check it against tables.
 
-use arrow_flight::FlightDescriptor;
 use arrow_flight::flight_descriptor::DescriptorType;
 use arrow_flight::sql::Any;
+use arrow_flight::{FlightDescriptor, Ticket};
 use prost::Message;
 use tonic::Status;
 
-/// A question is a few hundred bytes; lists of devices make it longer.
-const QUESTION_BYTES_MAX: usize = 8 << 20;
+use super::status::query_status;
+use crate::request::{DeviceSelection, RangeRequest, Request, Time};
 
-/// The JSON text in a ticket or command.
-pub(crate) fn question(bytes: &[u8]) -> Result<&str, Status> {
+/// The question in a ticket or command.
+pub(crate) fn question(bytes: &[u8]) -> Result<Request, Status> {
     if bytes.is_empty() {
         return Err(Status::invalid_argument(
             "empty ticket: expected JSON such as {\"latest\": {\"table\": \"readings\"}}",
         ));
     }
-    if bytes.len() > QUESTION_BYTES_MAX {
-        return Err(Status::invalid_argument(format!(
-            "ticket of {} bytes: at most {QUESTION_BYTES_MAX} are read; use a glob or attributes for long device lists",
-            bytes.len()
-        )));
-    }
     if let Some(command) = flight_sql_command(bytes) {
         return Err(no_sql(&command));
     }
-    std::str::from_utf8(bytes).map_err(|error| {
-        Status::invalid_argument(format!(
-            "ticket is neither UTF-8 JSON nor Flight SQL: byte {} is not UTF-8",
-            error.valid_up_to()
-        ))
-    })
+    Request::parse(bytes).map_err(|error| query_status(&error))
 }
 
-/// What a descriptor asks for.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Asked {
-    /// The JSON of a question.
-    Question(String),
-    /// All rows of a table.
-    Table(String),
-}
-
-/// Reads a descriptor: `CMD` with JSON, or `PATH` with one table.
-pub(crate) fn asked(descriptor: &FlightDescriptor) -> Result<Asked, Status> {
+/// Reads a descriptor, `CMD` with JSON or `PATH` with one table: the question, and the ticket that asks it.
+pub(crate) fn asked(descriptor: &FlightDescriptor) -> Result<(Request, Ticket), Status> {
+    let command = || Ok((question(&descriptor.cmd)?, Ticket::new(descriptor.cmd.clone())));
     match descriptor.r#type() {
-        DescriptorType::Cmd => Ok(Asked::Question(question(&descriptor.cmd)?.to_owned())),
+        DescriptorType::Cmd => command(),
         DescriptorType::Path => match descriptor.path.as_slice() {
-            [table] => Ok(Asked::Table(table.clone())),
+            [table] => {
+                let request = whole_table(table);
+                let ticket = ticket(&request);
+                Ok((request, ticket))
+            }
             path => Err(Status::invalid_argument(format!(
                 "path of {} parts: expected exactly one, the name of a table",
                 path.len()
             ))),
         },
         // Some clients fill `cmd` and leave the type unset.
-        DescriptorType::Unknown if !descriptor.cmd.is_empty() => {
-            Ok(Asked::Question(question(&descriptor.cmd)?.to_owned()))
-        }
+        DescriptorType::Unknown if !descriptor.cmd.is_empty() => command(),
         DescriptorType::Unknown => {
             Err(Status::invalid_argument("descriptor without a type: expected CMD with JSON or PATH with a table"))
         }
     }
+}
+
+/// The question for all rows of a table.
+pub(crate) fn whole_table(table: &str) -> Request {
+    Request::Range(RangeRequest {
+        table: table.to_owned(),
+        devices: DeviceSelection::All,
+        start: Time(i64::MIN),
+        end: Time(i64::MAX),
+        fields: None,
+        condition: None,
+        limit: None,
+    })
+}
+
+/// The ticket that asks `request`.
+pub(crate) fn ticket(request: &Request) -> Ticket {
+    Ticket::new(serde_json::to_vec(request).expect("a request is plain data with string keys"))
 }
 
 /// The answer to every Flight SQL command and action.
@@ -89,9 +90,17 @@ mod tests {
 
     #[test]
     fn json_is_taken_with_leading_white_space() {
-        assert_eq!(question(b"\n {}").unwrap(), "\n {}");
-        assert_eq!(asked(&FlightDescriptor::new_cmd("{}")).unwrap(), Asked::Question("{}".into()));
-        assert_eq!(asked(&FlightDescriptor::new_path(vec!["t".into()])).unwrap(), Asked::Table("t".into()));
+        let json = "\n {\"latest\": {\"table\": \"t\"}}";
+        let request = question(json.as_bytes()).unwrap();
+        assert_eq!(request.table(), Some("t"));
+        assert_eq!(asked(&FlightDescriptor::new_cmd(json)).unwrap(), (request, Ticket::new(json)));
+    }
+
+    #[test]
+    fn a_path_asks_for_all_rows_and_its_ticket_asks_the_same() {
+        let (request, ticket) = asked(&FlightDescriptor::new_path(vec!["t".into()])).unwrap();
+        assert_eq!(request, whole_table("t"));
+        assert_eq!(question(&ticket.ticket).unwrap(), request);
     }
 
     #[test]

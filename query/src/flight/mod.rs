@@ -14,6 +14,7 @@ pub mod auth;
 pub mod client;
 mod connection;
 mod descriptor;
+mod plan;
 mod running;
 mod server;
 mod service;
@@ -23,6 +24,7 @@ pub mod tls;
 
 pub use auth::{Authenticator, Credentials, DeviceScope, Principal, Roles};
 pub use client::{ClientError, ClientOptions, QueryClient};
+pub use plan::plan;
 pub use running::FlightLimits;
 pub use server::{ServeError, serve_flight};
 pub use service::FlightQueries;

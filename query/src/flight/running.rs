@@ -9,6 +9,8 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
+use crate::query::CancelFlag;
+
 /// Bounds of the query address.
 #[derive(Clone, Debug)]
 pub struct FlightLimits {
@@ -134,8 +136,8 @@ impl Drop for RunningQuery {
 /// What the computing side and the sending side of a query share.
 #[derive(Debug, Default)]
 pub(crate) struct QueryState {
-    /// The flag that scans look at. Shared with them, so it is an `Arc` of its own.
-    cancel: Arc<AtomicBool>,
+    /// The flag that scans look at.
+    cancel: CancelFlag,
     reason: AtomicU8,
     complete: AtomicBool,
     computing: Mutex<Computing>,
@@ -149,14 +151,14 @@ struct Computing {
 
 impl QueryState {
     /// The flag that stops the computation.
-    pub(crate) fn cancel_flag(&self) -> Arc<AtomicBool> {
+    pub(crate) fn cancel_flag(&self) -> CancelFlag {
         self.cancel.clone()
     }
 
     /// Asks the computation to stop; the first reason is kept.
     pub(crate) fn stop(&self, reason: Stop) {
         let _ = self.reason.compare_exchange(Stop::None as u8, reason as u8, Ordering::AcqRel, Ordering::Acquire);
-        self.cancel.store(true, Ordering::Release);
+        self.cancel.cancel();
     }
 
     /// Why it was asked to stop.
@@ -225,7 +227,7 @@ mod tests {
         assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
         assert_eq!(running.count(), 1);
         running.stop_all();
-        assert!(query.state().cancel_flag().load(Ordering::Acquire));
+        assert!(query.state().cancel_flag().is_cancelled());
         assert_eq!(query.state().outcome(&FlightLimits::default()).unwrap_err().code(), tonic::Code::Unavailable);
         drop(query);
         assert_eq!(running.count(), 0);

@@ -10,7 +10,6 @@ use arrow_flight::{
     HandshakeResponse, PollInfo, PutResult, SchemaAsIpc, SchemaResult, Ticket,
 };
 use futures::stream::{self, BoxStream, StreamExt};
-use serde_json::json;
 use tidewell_engine::TableSchema;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -18,11 +17,12 @@ use super::actions::{self, Results};
 use super::answer::{AnswerStream, answer};
 use super::auth::{Authenticator, DeviceScope, Principal, Roles};
 use super::connection::Connection;
-use super::descriptor::{Asked, asked, question};
+use super::descriptor::{asked, question, ticket, whole_table};
 use super::running::{FlightLimits, Running};
 use super::status::engine_status;
 use super::store::Store;
 use crate::export::rows_schema;
+use crate::query::CancelFlag;
 
 /// The Flight service over one store. Clones share it.
 #[derive(Clone)]
@@ -88,25 +88,17 @@ impl FlightQueries {
         Ok(caller)
     }
 
-    /// The question in a descriptor, and the columns of its answer.
-    fn described(&self, descriptor: &FlightDescriptor, caller: &Principal) -> Result<(String, Arc<Schema>), Status> {
-        let question = match asked(descriptor)? {
-            Asked::Question(question) => question,
-            Asked::Table(table) => whole_table(&table),
-        };
-        let plan = self.store.plan(&question, &caller.devices)?;
-        Ok((question, plan.schema))
+    /// The ticket for a descriptor, and the columns of its answer.
+    fn described(&self, descriptor: &FlightDescriptor, caller: &Principal) -> Result<(Ticket, Arc<Schema>), Status> {
+        let (request, ticket) = asked(descriptor)?;
+        let plan = self.store.plan(&request, &caller.devices, CancelFlag::default())?;
+        Ok((ticket, plan.schema))
     }
 }
 
-/// The question for all rows of a table.
-fn whole_table(table: &str) -> String {
-    json!({"range": {"table": table, "start": i64::MIN, "end": i64::MAX}}).to_string()
-}
-
 /// Exactly one endpoint, which some clients insist on; no location, which means "here".
-fn info(descriptor: FlightDescriptor, question: String, schema: &Schema) -> Result<FlightInfo, Status> {
-    let endpoint = FlightEndpoint::new().with_ticket(Ticket::new(question));
+fn info(descriptor: FlightDescriptor, ticket: Ticket, schema: &Schema) -> Result<FlightInfo, Status> {
+    let endpoint = FlightEndpoint::new().with_ticket(ticket);
     Ok(FlightInfo::new()
         .try_with_schema(schema)
         .map_err(|error| Status::internal(format!("cannot encode the schema: {error}")))?
@@ -117,7 +109,7 @@ fn info(descriptor: FlightDescriptor, question: String, schema: &Schema) -> Resu
 
 fn table_info(table: &TableSchema) -> Result<FlightInfo, Status> {
     let schema = rows_schema(table.fields.iter().map(|field| (&*field.name, field.field_type)));
-    info(FlightDescriptor::new_path(vec![table.name.to_string()]), whole_table(&table.name), &schema)
+    info(FlightDescriptor::new_path(vec![table.name.to_string()]), ticket(&whole_table(&table.name)), &schema)
 }
 
 /// Runs what may block on a thread that may.
@@ -176,8 +168,8 @@ impl FlightService for FlightQueries {
     async fn get_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
         let caller = self.reader(&request, "GetFlightInfo")?;
         let descriptor = request.into_inner();
-        let (question, schema) = self.described(&descriptor, &caller)?;
-        Ok(Response::new(info(descriptor, question, &schema)?))
+        let (ticket, schema) = self.described(&descriptor, &caller)?;
+        Ok(Response::new(info(descriptor, ticket, &schema)?))
     }
 
     async fn poll_flight_info(&self, _request: Request<FlightDescriptor>) -> Result<Response<PollInfo>, Status> {
@@ -194,11 +186,10 @@ impl FlightService for FlightQueries {
 
     async fn do_get(&self, request: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
         let caller = self.reader(&request, "DoGet")?;
-        let question = question(&request.get_ref().ticket)?;
+        let request = question(&request.get_ref().ticket)?;
         let query = self.queries.start("queries").await?;
-        let plan = self.store.plan(question, &caller.devices)?;
-        let batches = (plan.start)(query.state().cancel_flag());
-        Ok(Response::new(answer(batches, plan.schema, plan.small, query, self.limits.clone())))
+        let plan = self.store.plan(&request, &caller.devices, query.state().cancel_flag())?;
+        Ok(Response::new(answer(plan, query, self.limits.clone())))
     }
 
     async fn do_put(&self, _request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {

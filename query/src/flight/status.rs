@@ -6,6 +6,26 @@
 use tidewell_engine::Error;
 use tonic::{Code, Status};
 
+use crate::error::{Fault, QueryError};
+
+/// The status of a query's error.
+pub(crate) fn query_status(error: &QueryError) -> Status {
+    let code = match error.fault() {
+        _ if let QueryError::Engine(error) = error => return engine_status(error),
+        Fault::Caller => Code::InvalidArgument,
+        Fault::NotFound => Code::NotFound,
+        Fault::Limit => Code::ResourceExhausted,
+        Fault::Stopped if matches!(error, QueryError::TimedOut { .. }) => Code::DeadlineExceeded,
+        Fault::Stopped => Code::Cancelled,
+        Fault::Unsupported => Code::Unimplemented,
+        Fault::Node => Code::Internal,
+    };
+    if code == Code::Internal {
+        tracing::error!(%error, "a query failed by a defect");
+    }
+    Status::new(code, error.to_string())
+}
+
 /// The status of an engine error.
 pub(crate) fn engine_status(error: &Error) -> Status {
     let code = match error {

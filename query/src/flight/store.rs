@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
@@ -10,8 +9,10 @@ use tidewell_engine::{Error, TableSchema};
 use tonic::Status;
 
 use super::auth::DeviceScope;
+use crate::query::CancelFlag;
+use crate::request::Request;
 
-/// The record batches of an answer, computed one at a time as they are asked for.
+/// The record batches of an answer, computed one at a time as they are asked for. Asking may block.
 pub type Batches = Box<dyn Iterator<Item = Result<RecordBatch, Status>> + Send>;
 
 /// A checked question over one moment of the data.
@@ -20,8 +21,8 @@ pub struct Plan {
     pub schema: SchemaRef,
     /// Whether it surely takes well under a millisecond to compute.
     pub small: bool,
-    /// Starts computing. The flag is set when nobody wants the answer any more; the computation looks at it often.
-    pub start: Box<dyn FnOnce(Arc<AtomicBool>) -> Batches + Send>,
+    /// The answer. Nothing is computed before the first batch is asked for.
+    pub batches: Batches,
 }
 
 /// One device of the registry.
@@ -39,11 +40,12 @@ pub struct DeviceSummary {
 
 /// A node as the query address sees it. All calls may block, and see every row acknowledged before.
 pub trait Store: Send + Sync + 'static {
-    /// Checks a question (the JSON of a ticket) against the tables, restricted to the devices in `scope`.
+    /// Checks a question against the tables, restricted to the devices in `scope`; must not block for long.
+    /// `cancel` is set when nobody wants the answer any more; the computation looks at it often.
     ///
     /// # Errors
     /// The status to send: the caller's fault, unless a file is damaged.
-    fn plan(&self, question: &str, scope: &DeviceScope) -> Result<Plan, Status>;
+    fn plan(&self, request: &Request, scope: &DeviceScope, cancel: CancelFlag) -> Result<Plan, Status>;
 
     /// All tables, sorted by name.
     fn tables(&self) -> Vec<Arc<TableSchema>>;
