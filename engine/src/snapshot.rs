@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::memtable::{Mark, Memtable};
 use crate::scan::{Part, Source, plan, sort_unique};
 use crate::shard::{LiveSegment, ShardView};
-use crate::types::TableSchema;
+use crate::types::{FieldDef, TableSchema};
 use tidewell_codec::shard_of;
 
 /// Pairs of names and values that an operator gave a device.
@@ -128,9 +128,9 @@ impl TableView {
     fn visit_devices(&self, visit: &mut impl FnMut(Arc<str>, (i64, i64))) -> Result<()> {
         for shard in self.shards.iter() {
             for live in &shard.segments {
-                for device in live.segment.devices_received() {
-                    let (id, received) = device?;
-                    visit(Arc::from(id), received);
+                for entry in live.segment.devices() {
+                    let entry = entry?;
+                    visit(Arc::from(entry.id()), entry.blocks()?.received());
                 }
             }
             for (memtable, mark) in &shard.memtables {
@@ -148,6 +148,7 @@ impl TableView {
     /// # Errors
     /// A damaged segment index.
     pub fn scan(&self, device: &str, start_ns: i64, end_ns: i64, fields: &[usize]) -> Result<Vec<Part>> {
+        let defs: Arc<[FieldDef]> = fields.iter().map(|&field| self.schema.fields[field].clone()).collect();
         let shard = &self.shards[shard_of(device, self.shards.len() as u32) as usize];
         let mut sources = Vec::new();
         for live in &shard.segments {
@@ -155,15 +156,15 @@ impl TableView {
                 && live.meta.time_min < end_ns
                 && let Some(blocks) = live.segment.find(device)?
             {
-                sources.push(Source::segment(Arc::clone(&live.segment), blocks));
+                sources.push(Source::Blocks(blocks));
             }
         }
         for (memtable, mark) in &shard.memtables {
             let rows = memtable.rows_of(&self.schema, device, fields, *mark);
             if !rows.times.is_empty() {
-                sources.push(Source::rows(sort_unique(rows)));
+                sources.push(Source::Rows(Arc::new(sort_unique(rows))));
             }
         }
-        plan(sources, &self.schema, fields, start_ns, end_ns)
+        Ok(plan(sources, &defs, start_ns, end_ns))
     }
 }

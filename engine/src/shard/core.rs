@@ -198,7 +198,8 @@ impl ShardCore {
     }
 
     fn fail_group(&mut self, staged: Vec<Staged>, error: &Error) {
-        let refusal = if error.is_disk_full() && self.log.abandon_group() {
+        let refusal = if error.is_disk_full() {
+            self.log.abandon_group();
             self.stats.disk_full.set(1);
             Refusal::new(RefusalCode::DiskFull, format!("no room for the batch: {error}; it can be sent again"))
         } else {
@@ -284,7 +285,7 @@ impl ShardCore {
         };
         self.active_since_ns = None;
         self.stats.memtable_bytes.set(0);
-        Some(Sealed { memtable: self.view.rotate(), until: self.log.position(), heads })
+        Some(Sealed { memtable: self.view.rotate(), until: self.log.end(), heads })
     }
 
     /// The log before `until` is in segments: its files can be used again.

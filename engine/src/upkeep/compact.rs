@@ -18,7 +18,7 @@ use crate::scan::{Source, plan};
 use crate::segment::{SegmentSpec, SegmentWriter};
 use crate::shard::{LiveSegment, ShardStats, SharedView};
 use crate::storage::Storage;
-use crate::types::{Rows, TableSchema};
+use crate::types::{FieldDef, Rows, TableSchema};
 use crate::upkeep::flush::open_live;
 
 /// Merges one shard's segments.
@@ -114,7 +114,7 @@ impl Compactor {
             seq_max,
             created_ns: now_ns,
         };
-        let fields: Vec<usize> = (0..schema.fields.len()).collect();
+        let fields: Arc<[FieldDef]> = schema.fields.iter().cloned().collect();
         let mut writer = SegmentWriter::create(Arc::clone(&self.storage), spec)?;
         let mut rows = Rows::default();
         for device in merged_devices(inputs)? {
@@ -122,24 +122,22 @@ impl Compactor {
             let mut sources = Vec::new();
             for input in inputs {
                 if let Some(blocks) = input.segment.find(&device)? {
-                    received = (received.0.min(blocks.received_ns().0), received.1.max(blocks.received_ns().1));
-                    sources.push(Source::segment(Arc::clone(&input.segment), blocks));
+                    received = (received.0.min(blocks.received().0), received.1.max(blocks.received().1));
+                    sources.push(Source::Blocks(blocks));
                 }
             }
-            writer.begin_device(&device, received)?;
-            for part in plan(sources, schema, &fields, start, end.saturating_add(1))? {
+            writer.begin_device(&device, received);
+            for part in plan(sources, &fields, start, end.saturating_add(1)) {
                 part.load(&mut rows)?;
                 writer.push_rows(&rows)?;
             }
             writer.end_device()?;
         }
-        let summary = writer.finish()?;
-        if summary.rows == 0 {
-            self.storage
-                .remove(&crate::segment::segment_name(id))
-                .map_err(crate::Error::io("remove", crate::segment::segment_name(id)))?;
+        if writer.rows() == 0 {
+            writer.discard()?;
             return Ok(None);
         }
+        let summary = writer.finish()?;
         Ok(Some(SegmentMeta {
             id,
             shard: self.shard,
@@ -207,7 +205,7 @@ fn merged_devices(inputs: &[Arc<LiveSegment>]) -> Result<Vec<Arc<str>>> {
     let mut devices: Vec<Arc<str>> = Vec::new();
     for input in inputs {
         for device in input.segment.devices() {
-            devices.push(Arc::from(device?));
+            devices.push(Arc::from(device?.id()));
         }
     }
     devices.sort_unstable();
