@@ -4,7 +4,9 @@
 //!
 //! - [`types`], [`error`]: the words that all others use
 //! - [`storage`]: the only door to files
+//! - [`device_log`]: batches on disk before they are acknowledged
 
+pub mod device_log;
 pub mod error;
 pub mod storage;
 pub mod types;
