@@ -6,10 +6,21 @@
 //! - [`column`]: columns in memory, in Arrow's layout
 //! - `chunk`: one column as a self-describing chunk of bytes, and back
 
+mod bitpack;
+mod bools;
 mod chunk;
+mod cold;
 pub mod column;
+mod decimal;
+mod dictionary;
 mod error;
+mod integers;
+mod packed;
 mod reader;
+mod reals;
+mod runs;
+mod scratch;
+mod text;
 
 pub use chunk::{
     Tier, decode_column, decode_column_into, decode_times, decode_times_into, encode_column, encode_times,
