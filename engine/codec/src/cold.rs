@@ -167,7 +167,7 @@ fn check_pco_head(reader: &Reader<'_>, value_bytes: usize) -> Result<()> {
     let delta = word >> (4 + mode_bits);
     match delta & 0xf {
         0 | 1 => Ok(()),
-        2 if 1 + (delta >> 4 & 0x1f) <= LOOKBACK_BITS_MAX => Ok(()),
+        2 if (delta >> 4 & 0x1f) < LOOKBACK_BITS_MAX => Ok(()),
         2 => Err(reader.invalid("look-back window is longer than the encoder makes it")),
         _ => Err(reader.invalid("delta encoding is not one that the encoder uses")),
     }

@@ -52,7 +52,7 @@ pub(crate) fn encode(values: &[i64], packed_bits: usize, choice: Choice, out: &m
         return false;
     }
     let mut table = Table::new();
-    let stride = values.len() / COUNT_MIN | 1;
+    let stride = (values.len() / COUNT_MIN) | 1;
     let sampled = values.iter().step_by(stride).map_while(|value| table.id(*value)).count();
     if table.distinct.len() * 4 > sampled * 3 {
         return false;

@@ -1,1 +1,1 @@
-//! tests
+//! Filled below.
