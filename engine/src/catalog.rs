@@ -91,7 +91,10 @@ fn missing_fields(table: &TableSchema, batch: &Batch) -> Result<Vec<FieldDef>, R
             Some(def) => {
                 return Err(Refusal::new(
                     RefusalCode::TypeConflict,
-                    format!("field {} of table {} has type {}, the batch brings {got}", field.name, table.name, def.field_type),
+                    format!(
+                        "field {} of table {} has type {}, the batch brings {got}",
+                        field.name, table.name, def.field_type
+                    ),
                 ));
             }
             None => missing.push(FieldDef { name: field.name.as_str().into(), field_type: got }),

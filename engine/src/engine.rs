@@ -108,7 +108,11 @@ impl Engine {
     /// # Errors
     /// Another process has the directory, a newer format, a damaged manifest, or a failing disk. Damage in logs is
     /// reported, not an error.
-    pub fn open(storage: Arc<dyn Storage>, config: EngineConfig, clock: Arc<dyn Clock>) -> Result<(Self, RecoveryReport)> {
+    pub fn open(
+        storage: Arc<dyn Storage>,
+        config: EngineConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Result<(Self, RecoveryReport)> {
         let lock = storage.lock().map_err(|error| match error.kind() {
             std::io::ErrorKind::WouldBlock => Error::Locked,
             _ => Error::io("lock", "LOCK")(error),
@@ -248,13 +252,21 @@ impl Engine {
     pub fn set_attributes(&self, device: &str, pairs: Attributes) -> Result<()> {
         let size = 1..=ATTRIBUTE_BYTES_MAX;
         if !(1..=DEVICE_ID_BYTES_MAX).contains(&device.len()) {
-            return Err(Error::Invalid(format!("a device id has 1 to {DEVICE_ID_BYTES_MAX} bytes, this one {}", device.len())));
+            return Err(Error::Invalid(format!(
+                "a device id has 1 to {DEVICE_ID_BYTES_MAX} bytes, this one {}",
+                device.len()
+            )));
         }
         if pairs.len() > DEVICE_ATTRIBUTES_MAX {
-            return Err(Error::Invalid(format!("a device has at most {DEVICE_ATTRIBUTES_MAX} attributes, found {}", pairs.len())));
+            return Err(Error::Invalid(format!(
+                "a device has at most {DEVICE_ATTRIBUTES_MAX} attributes, found {}",
+                pairs.len()
+            )));
         }
         if let Some((name, _)) = pairs.iter().find(|(k, v)| !size.contains(&k.len()) || v.len() > ATTRIBUTE_BYTES_MAX) {
-            return Err(Error::Invalid(format!("attribute {name:?}: name and value have at most {ATTRIBUTE_BYTES_MAX} bytes")));
+            return Err(Error::Invalid(format!(
+                "attribute {name:?}: name and value have at most {ATTRIBUTE_BYTES_MAX} bytes"
+            )));
         }
         let edit = Edit::Attributes { device: device.to_owned(), pairs: pairs.clone() };
         self.manifest.lock().append(&[edit])?;

@@ -10,7 +10,7 @@ use tidewell_codec::{BatchLimits, decode_batch};
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::EngineConfig;
-use crate::device_log::{LogWriter, ReplayReport, replay};
+use crate::device_log::{LogConfig, LogWriter, ReplayReport, replay};
 use crate::engine::{Poke, Shard};
 use crate::error::{Error, Result};
 use crate::limits::{FROZEN_MEMTABLES_MAX, SHARDS_MAX};
@@ -129,7 +129,12 @@ pub(crate) fn open(
         };
         let from = state.released.get(shard as usize).copied().unwrap_or_default();
         let replayed = replay_shard(shard, from, &parts, &mut flusher, &**clock, &mut report.unreadable)?;
-        let log = LogWriter::resume(Arc::clone(storage), shard, &replayed, config.log_file_bytes)?;
+        let log = LogWriter::resume(
+            Arc::clone(storage),
+            shard,
+            replayed.end,
+            LogConfig { file_bytes: config.log_file_bytes, ..LogConfig::default() },
+        )?;
         report.logs.push(replayed);
         compactors.push(Compactor {
             shard,

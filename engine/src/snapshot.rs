@@ -101,7 +101,10 @@ impl ShardTable {
         let memtables = view.sealed.iter().chain([&view.active]);
         Self {
             segments: view.segments.get(table).cloned().unwrap_or_default(),
-            memtables: memtables.map(|m| (Arc::clone(m), m.mark(table))).filter(|(_, mark)| *mark != Mark::default()).collect(),
+            memtables: memtables
+                .map(|m| (Arc::clone(m), m.mark(table)))
+                .filter(|(_, mark)| *mark != Mark::default())
+                .collect(),
         }
     }
 }

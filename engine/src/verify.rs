@@ -80,6 +80,10 @@ pub fn verify(storage: &Arc<dyn Storage>) -> Result<VerifyReport> {
         report.notes.extend(replayed.cut.iter().map(ToString::to_string));
         report.damage.extend(replayed.damaged.iter().map(ToString::to_string));
     }
-    report.notes.extend(orphans(&**storage, &state)?.into_iter().map(|name| format!("{name} is in no manifest; the next open removes it")));
+    report.notes.extend(
+        orphans(&**storage, &state)?
+            .into_iter()
+            .map(|name| format!("{name} is in no manifest; the next open removes it")),
+    );
     Ok(report)
 }

@@ -79,7 +79,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn open(storage: &Memory) -> Engine {
-    let config = EngineConfig { shards: Some(2), compaction: false, log_file_bytes: 16 << 10, ..EngineConfig::default() };
+    let config =
+        EngineConfig { shards: Some(2), compaction: false, log_file_bytes: 16 << 10, ..EngineConfig::default() };
     let clock = Arc::new(StoppedClock(i64::MAX / 2));
     let (engine, report) = Engine::open(Arc::new(storage.clone()), config, clock).expect("an undamaged store opens");
     assert_eq!(report.findings(), Vec::<String>::new());
@@ -89,7 +90,11 @@ fn open(storage: &Memory) -> Engine {
 fn check(engine: &Engine, model: &Model) {
     for device in DEVICES {
         for (start, end) in [(i64::MIN, i64::MAX), (50, 120), (0, 1)] {
-            assert_eq!(scan(engine, TABLE, device, start, end), model.scan(TABLE, device, start, end), "{device} {start}..{end}");
+            assert_eq!(
+                scan(engine, TABLE, device, start, end),
+                model.scan(TABLE, device, start, end),
+                "{device} {start}..{end}"
+            );
         }
     }
 }

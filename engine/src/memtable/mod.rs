@@ -119,10 +119,7 @@ impl Memtable {
             .devices
             .iter()
             .filter(|d| d.runs.first().is_some_and(|r| r.chunk < mark.0))
-            .map(|d| MemtableDevice {
-                id: Arc::clone(&d.id),
-                received_ns: (d.received_first_ns, d.received_last_ns),
-            })
+            .map(|d| MemtableDevice { id: Arc::clone(&d.id), received_ns: (d.received_first_ns, d.received_last_ns) })
             .collect()
     }
 
@@ -185,7 +182,12 @@ impl TableRows {
                         bytes += 2 * id.len() + 128;
                         self.slots.insert(Arc::clone(&id), slot as u32);
                         let runs = Vec::new();
-                        self.devices.push(DeviceRuns { id, runs, received_first_ns: received_ns, received_last_ns: received_ns });
+                        self.devices.push(DeviceRuns {
+                            id,
+                            runs,
+                            received_first_ns: received_ns,
+                            received_last_ns: received_ns,
+                        });
                         slot
                     }
                 },

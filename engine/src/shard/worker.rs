@@ -53,7 +53,8 @@ impl ShardHandle {
         let (jobs_to, jobs) = unbounded();
         let (flushed_to, flushed) = unbounded();
         let flush_clock = Arc::clone(&clock);
-        let flusher = spawn(format!("shard-{shard}-flush"), move || run_flusher(flusher, &jobs, &flushed_to, &*flush_clock));
+        let flusher =
+            spawn(format!("shard-{shard}-flush"), move || run_flusher(flusher, &jobs, &flushed_to, &*flush_clock));
         let worker = spawn(format!("shard-{shard}"), move || {
             Worker { core, commands, jobs: jobs_to, flushed, clock }.run();
         });
@@ -84,7 +85,9 @@ impl ShardSender {
     /// `Overloaded`, or `ShuttingDown` when the shard is gone; the sink is not told then.
     pub fn append(&self, append: Append) -> Result<(), Refusal> {
         self.0.try_send(Command::Append(append)).map_err(|error| match error {
-            TrySendError::Full(_) => Refusal::new(RefusalCode::Overloaded, "the shard's queue is full; send again later"),
+            TrySendError::Full(_) => {
+                Refusal::new(RefusalCode::Overloaded, "the shard's queue is full; send again later")
+            }
             TrySendError::Disconnected(_) => Refusal::new(RefusalCode::ShuttingDown, "the node is going down"),
         })
     }
@@ -234,7 +237,12 @@ impl Worker {
 /// How long a flush waits before it tries a full disk again.
 const DISK_FULL_PAUSE: Duration = Duration::from_millis(500);
 
-fn run_flusher(mut flusher: Flusher, jobs: &Receiver<FlushJob>, flushed: &Sender<Result<LogPosition>>, clock: &dyn Clock) {
+fn run_flusher(
+    mut flusher: Flusher,
+    jobs: &Receiver<FlushJob>,
+    flushed: &Sender<Result<LogPosition>>,
+    clock: &dyn Clock,
+) {
     let mut failure: Option<String> = None;
     for job in jobs {
         match job {
