@@ -268,14 +268,15 @@ impl Engine {
                 "attribute {name:?}: name and value have at most {ATTRIBUTE_BYTES_MAX} bytes"
             )));
         }
-        let edit = Edit::Attributes { device: device.to_owned(), pairs: pairs.clone() };
+        let pairs = Arc::new(pairs);
+        let edit = Edit::Attributes { device: device.into(), pairs: Arc::clone(&pairs) };
         self.manifest.lock().append(&[edit])?;
         let mut attributes = self.attributes.write();
         let mut all = HashMap::clone(&attributes);
         if pairs.is_empty() {
             all.remove(device);
         } else {
-            all.insert(device.into(), Arc::new(pairs));
+            all.insert(device.into(), pairs);
         }
         *attributes = Arc::new(all);
         Ok(())

@@ -28,7 +28,7 @@ pub const COLD_BLOCK_ROWS: usize = 16_384;
 /// Segments of one level that are merged into one of the next.
 pub const COMPACTION_FAN_IN: usize = 8;
 /// Highest level: its segments are merged with each other only on demand.
-pub const COMPACTION_LEVEL_MAX: u32 = 4;
+pub const COMPACTION_LEVEL_MAX: u8 = 4;
 /// Rows of a segment that compaction writes at the most; more are split at day edges.
 pub const SEGMENT_ROWS_MAX: u64 = 64 << 20;
 

@@ -21,6 +21,7 @@ use crate::shard::{LiveSegment, ProducerHeads, ShardStats, SharedView};
 use crate::snapshot::Attributes;
 use crate::storage::Storage;
 use crate::types::LogPosition;
+use crate::upkeep::FileNumbers;
 use crate::upkeep::compact::Compactor;
 use crate::upkeep::flush::{Flusher, open_live};
 
@@ -73,8 +74,8 @@ pub(crate) fn open(
     stopping: &Arc<AtomicBool>,
     poke: &Poke,
 ) -> Result<Opened> {
-    let mut manifest = Manifest::open(Arc::clone(storage))?;
-    if manifest.state().shard_count == 0 {
+    let (mut manifest, state) = Manifest::open(Arc::clone(storage))?;
+    if state.shard_count == 0 {
         let shards = config.shards.unwrap_or_else(default_shards).clamp(1, SHARDS_MAX);
         manifest.append(&[Edit::Created { shards, created_ns: clock.now_ns() }])?;
     }
@@ -85,7 +86,8 @@ pub(crate) fn open(
     }
     let state = manifest.state().clone();
     let catalog = Arc::new(Catalog::new(state.tables.clone()));
-    let attributes = state.attributes.iter().map(|(d, p)| (Arc::from(d.as_str()), Arc::new(p.clone()))).collect();
+    let attributes = state.attributes.clone().into_iter().collect();
+    let numbers = Arc::new(FileNumbers::new(state.next_segment_id, state.next_heads_id));
     let manifest = Arc::new(Mutex::new(manifest));
     let mut live: Vec<Vec<Arc<LiveSegment>>> = (0..state.shard_count).map(|_| Vec::new()).collect();
     for meta in state.segments.values() {
@@ -104,8 +106,8 @@ pub(crate) fn open(
     let mut compactors = Vec::new();
     for (shard, segments) in (0..state.shard_count).zip(live) {
         let next_seq = segments.iter().map(|s| s.meta.seq_max + 1).max().unwrap_or(1);
-        let heads = match state.heads_file(shard) {
-            Some(file) => read_heads(&**storage, &file)?.into_iter().collect(),
+        let heads = match state.heads_files[shard as usize] {
+            Some(number) => read_heads(&**storage, shard, number)?.into_iter().collect(),
             None => ProducerHeads::default(),
         };
         let parts = ShardParts {
@@ -121,6 +123,7 @@ pub(crate) fn open(
             storage: Arc::clone(storage),
             catalog: Arc::clone(&catalog),
             manifest: Arc::clone(&manifest),
+            numbers: Arc::clone(&numbers),
             view: Arc::clone(&parts.view),
             stats: Arc::clone(&parts.stats),
             next_seq,
@@ -141,6 +144,7 @@ pub(crate) fn open(
             storage: Arc::clone(storage),
             catalog: Arc::clone(&catalog),
             manifest: Arc::clone(&manifest),
+            numbers: Arc::clone(&numbers),
             view: Arc::clone(&parts.view),
             stats: Arc::clone(&parts.stats),
         });

@@ -37,7 +37,10 @@ pub fn verify(storage: &Arc<dyn Storage>) -> Result<VerifyReport> {
         _ => Error::io("lock", "LOCK")(error),
     })?;
     let mut report = VerifyReport::default();
-    let state = Manifest::read(&**storage)?;
+    let (state, manifest) = Manifest::inspect(&**storage)?;
+    report.notes.extend(manifest.cut.map(|(offset, bytes)| {
+        format!("{}: {bytes} bytes at offset {offset} were torn by a crash and are cut at the next open", manifest.path)
+    }));
     for meta in state.segments.values() {
         let name = segment_name(meta.id);
         match Segment::open(&**storage, &name) {
@@ -59,8 +62,8 @@ pub fn verify(storage: &Arc<dyn Storage>) -> Result<VerifyReport> {
         }
     }
     for shard in 0..state.shard_count {
-        if let Some(file) = state.heads_file(shard)
-            && let Err(error) = read_heads(&**storage, &file)
+        if let Some(number) = state.heads_files[shard as usize]
+            && let Err(error) = read_heads(&**storage, shard, number)
         {
             report.damage.push(error.to_string());
         }

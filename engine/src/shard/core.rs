@@ -145,6 +145,7 @@ impl ShardCore {
             return;
         }
         self.staged_bytes = 0;
+        self.stats.disk_full.set(0);
         self.publish(staged, now_ns);
     }
 
@@ -198,13 +199,20 @@ impl ShardCore {
     }
 
     fn fail_group(&mut self, staged: Vec<Staged>, error: &Error) {
-        let refusal = if error.is_disk_full() {
-            self.log.abandon_group();
-            self.stats.disk_full.set(1);
-            Refusal::new(RefusalCode::DiskFull, format!("no room for the batch: {error}; it can be sent again"))
-        } else {
-            self.poison(error);
-            poisoned(self.shard, &error.to_string())
+        let abandoned = if error.is_disk_full() { self.log.abandon_group() } else { Ok(()) };
+        let refusal = match abandoned {
+            Ok(()) if error.is_disk_full() => {
+                self.stats.disk_full.set(1);
+                Refusal::new(RefusalCode::DiskFull, format!("no room for the batch: {error}; it can be sent again"))
+            }
+            Ok(()) => {
+                self.poison(error);
+                poisoned(self.shard, &error.to_string())
+            }
+            Err(error) => {
+                self.poison(&error);
+                poisoned(self.shard, &error.to_string())
+            }
         };
         for Staged { append, duplicate } in staged {
             // A duplicate may repeat a batch of this very group, so only what was applied before is acknowledged.
@@ -220,9 +228,6 @@ impl ShardCore {
     fn standing_refusal(&mut self, producer: ProducerId, seq: SeqNo) -> Option<Refusal> {
         if let Some(cause) = &self.poisoned {
             return Some(poisoned(self.shard, cause));
-        }
-        if self.stats.disk_full.get() != 0 {
-            self.stats.disk_full.set(0);
         }
         match self.refused.get(&producer) {
             Some(&first) if seq > first => Some(Refusal::new(

@@ -116,7 +116,7 @@ impl SharedView {
 fn by_table(segments: Vec<Arc<LiveSegment>>) -> HashMap<Arc<str>, Vec<Arc<LiveSegment>>> {
     let mut tables: HashMap<Arc<str>, Vec<Arc<LiveSegment>>> = HashMap::new();
     for segment in segments {
-        tables.entry(Arc::from(&*segment.meta.table)).or_default().push(segment);
+        tables.entry(Arc::clone(&segment.meta.table)).or_default().push(segment);
     }
     for list in tables.values_mut() {
         // Outputs of one compaction share a sequence range; they are disjoint in time, so their order is free.

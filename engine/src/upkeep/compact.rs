@@ -19,6 +19,7 @@ use crate::segment::{SegmentSpec, SegmentWriter};
 use crate::shard::{LiveSegment, ShardStats, SharedView};
 use crate::storage::Storage;
 use crate::types::{FieldDef, Rows, TableSchema};
+use crate::upkeep::FileNumbers;
 use crate::upkeep::flush::open_live;
 
 /// Merges one shard's segments.
@@ -31,6 +32,8 @@ pub struct Compactor {
     pub catalog: Arc<Catalog>,
     /// Which segments exist.
     pub manifest: Arc<Mutex<Manifest>>,
+    /// Numbers of new files.
+    pub numbers: Arc<FileNumbers>,
     /// What readers see.
     pub view: Arc<SharedView>,
     /// Counters.
@@ -96,14 +99,14 @@ impl Compactor {
         &self,
         schema: &Arc<TableSchema>,
         inputs: &[Arc<LiveSegment>],
-        level: u32,
+        level: u8,
         start: i64,
         end: i64,
         now_ns: i64,
     ) -> Result<Option<SegmentMeta>> {
         let seq_min = inputs.iter().map(|s| s.meta.seq_min).min().unwrap_or(0);
         let seq_max = inputs.iter().map(|s| s.meta.seq_max).max().unwrap_or(0);
-        let id = self.manifest.lock().next_segment_id();
+        let id = self.numbers.segment();
         let spec = SegmentSpec {
             id,
             shard: self.shard,
@@ -141,7 +144,7 @@ impl Compactor {
         Ok(Some(SegmentMeta {
             id,
             shard: self.shard,
-            table: schema.name.to_string(),
+            table: Arc::clone(&schema.name),
             level,
             seq_min,
             seq_max,

@@ -8,13 +8,14 @@ use parking_lot::Mutex;
 use crate::catalog::Catalog;
 use crate::error::Result;
 use crate::limits::HOT_BLOCK_ROWS;
-use crate::manifest::{Edit, Manifest, SegmentMeta, write_heads};
+use crate::manifest::{Edit, Manifest, SegmentMeta, heads_name, write_heads};
 use crate::scan::sort_unique;
 use crate::segment::{Segment, SegmentSpec, SegmentWriter, segment_name};
 use crate::shard::core::Sealed;
 use crate::shard::{LiveSegment, ShardStats, SharedView};
 use crate::storage::Storage;
 use crate::types::TableSchema;
+use crate::upkeep::FileNumbers;
 use tidewell_codec::Tier;
 
 /// Writes one shard's sealed memtables.
@@ -27,6 +28,8 @@ pub struct Flusher {
     pub catalog: Arc<Catalog>,
     /// Which segments exist.
     pub manifest: Arc<Mutex<Manifest>>,
+    /// Numbers of new files.
+    pub numbers: Arc<FileNumbers>,
     /// What readers see.
     pub view: Arc<SharedView>,
     /// Counters.
@@ -68,14 +71,15 @@ impl Flusher {
             }
             edits.extend(self.new_fields(&schema));
         }
-        let heads_file = write_heads(&*self.storage, self.shard, self.next_seq, &sealed.heads.sorted())?;
+        let number = self.numbers.heads();
+        write_heads(&*self.storage, self.shard, number, &sealed.heads.sorted())?;
         edits.extend(written.iter().cloned().map(Edit::SegmentAdded));
-        edits.push(Edit::ProducerHeads { shard: self.shard, file: heads_file });
+        edits.push(Edit::ProducerHeads { shard: self.shard, number });
         edits.push(Edit::LogReleased { shard: self.shard, position: sealed.until });
         let segments = written.into_iter().map(|meta| open_live(&self.storage, meta)).collect::<Result<Vec<_>>>()?;
         let old_heads = {
             let mut manifest = self.manifest.lock();
-            let old = manifest.state().heads_file(self.shard);
+            let old = manifest.state().heads_files[self.shard as usize];
             manifest.append(&edits)?;
             old
         };
@@ -85,7 +89,7 @@ impl Flusher {
         }
         self.stats.flushes.add(1);
         self.view.replace_sealed(&sealed.memtable, segments);
-        if let Some(old) = old_heads
+        if let Some(old) = old_heads.map(|number| heads_name(self.shard, number))
             && let Err(error) = self.storage.remove(&old)
         {
             tracing::warn!(file = %old, %error, "cannot remove the heads that a flush replaced");
@@ -96,7 +100,7 @@ impl Flusher {
     }
 
     fn write_table(&self, sealed: &Sealed, schema: &Arc<TableSchema>, now_ns: i64) -> Result<Option<SegmentMeta>> {
-        let id = self.manifest.lock().next_segment_id();
+        let id = self.numbers.segment();
         let spec = SegmentSpec {
             id,
             shard: self.shard,
@@ -115,7 +119,7 @@ impl Flusher {
         Ok(Some(SegmentMeta {
             id,
             shard: self.shard,
-            table: schema.name.to_string(),
+            table: Arc::clone(&schema.name),
             level: 0,
             seq_min: self.next_seq,
             seq_max: self.next_seq,
@@ -129,20 +133,14 @@ impl Flusher {
     /// Fields that the manifest does not know yet.
     fn new_fields(&self, schema: &TableSchema) -> Vec<Edit> {
         let manifest = self.manifest.lock();
-        let known = manifest.state().tables.iter().find(|t| t.name == schema.name).map_or(0, |t| t.fields.len());
-        let _ = known;
-        schema
-            .fields
-            .iter()
-            .filter(|field| {
-                !manifest.state().tables.iter().any(|t| t.name == schema.name && t.field(&field.name).is_some())
-            })
-            .map(|field| Edit::Field {
-                table: schema.name.to_string(),
-                field: field.name.to_string(),
-                field_type: field.field_type,
-            })
-            .collect()
+        let known = manifest.state().table(&schema.name);
+        let new = schema.fields.iter().filter(|field| known.is_none_or(|table| table.field(&field.name).is_none()));
+        new.map(|field| Edit::Field {
+            table: Arc::clone(&schema.name),
+            field: Arc::clone(&field.name),
+            field_type: field.field_type,
+        })
+        .collect()
     }
 }
 
