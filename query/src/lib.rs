@@ -7,9 +7,13 @@
 //! - [`Query`]: checks a request and runs it
 //! - [`answer`]: named columns in bounded batches
 //! - [`error`]: what can be wrong, and whose fault it is
+//! - [`export`]: engine columns as Arrow arrays, without a copy
+//! - [`flight`]: the query address, and the client of it
 
 pub mod answer;
 pub mod error;
+pub mod export;
+pub mod flight;
 mod query;
 pub mod request;
 pub mod source;
