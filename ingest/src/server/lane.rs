@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use quinn::{RecvStream, SendStream};
-use tidewell_codec::{Batch, decode_batch};
+use tidewell_codec::{Batch, BatchError, decode_batch};
 use tidewell_engine as engine;
 use tokio::sync::watch;
 use tokio::time::{sleep_until, timeout};
@@ -19,12 +19,14 @@ use super::{Inner, Phase};
 use crate::grants::WriteGuard;
 use crate::identity::Peer;
 use crate::session::{Action, Refusal, ServerConfig as SessionConfig, ServerSession, Submission};
-use crate::wire::{CloseCode, Durability, FrameReader, ProducerId, RejectCode};
+use crate::wire::{CloseCode, Durability, Frame, FrameReader, ProducerId, RejectCode};
 
 /// Chunks taken from the stream at a time; each is at most a packet.
 const CHUNKS: usize = 64;
 /// Bytes that may wait to be written; a client that does not read its acks is not read either.
 const OUT_BYTES_MAX: usize = 256 << 10;
+/// Decoded bytes for a payload byte, before a lane has shown its own.
+const EXPANSION_GUESS: usize = 4;
 /// Waits between attempts to hand a batch to a full queue.
 const QUEUE_WAIT: Duration = Duration::from_millis(2);
 /// How long the last words of a lane may take to arrive.
@@ -52,6 +54,7 @@ pub(super) async fn run(inner: Arc<Inner>, peer: Arc<Peer>, send: SendStream, re
         waiting: None,
         unread: Share::new(&inner.unread_bytes),
         claimed: Vec::new(),
+        expansion: EXPANSION_GUESS,
     };
     match lane.serve().await {
         End::Closed { code, message } => {
@@ -117,6 +120,7 @@ struct Lane<'a> {
     waiting: Option<Waiting>,
     unread: Share<'a>,
     claimed: Vec<ProducerId>,
+    expansion: usize,
 }
 
 /// What woke the lane.
@@ -200,7 +204,12 @@ impl Lane<'_> {
         loop {
             while let Some(action) = self.session.poll() {
                 match action {
-                    Action::Send(frame) => frame.encode(&mut self.out),
+                    Action::Send(frame) => {
+                        if let Frame::Nack(nack) = &frame {
+                            self.inner.metrics.nack(nack.code);
+                        }
+                        frame.encode(&mut self.out);
+                    }
                     Action::Submit(submission) => self.submit(submission),
                     Action::LookUp { producer, devices } => self.look_up(producer, &devices),
                     Action::Close { code, message } => return Some(End::Closed { code, message }),
@@ -251,8 +260,6 @@ impl Lane<'_> {
                 Ok(None) => Event::Finished,
                 Err(_) => Event::Lost,
             },
-            // A lane that reads nothing must still see that its peer is gone.
-            _ = self.send.stopped(), if !may_read => Event::Lost,
             () = async { if let Some(at) = deadline { sleep_until(at.into()).await } }, if deadline.is_some() => Event::Time,
             _ = phase.changed(), if !stopping => Event::Stopping,
         }
@@ -271,12 +278,7 @@ impl Lane<'_> {
 
     fn drain(&mut self, phase: Phase) {
         if let Phase::Draining(deadline) = phase {
-            self.session.drain(
-                CloseCode::ShuttingDown,
-                "the node is stopping",
-                deadline,
-                self.inner.started.elapsed(),
-            );
+            self.session.drain(CloseCode::ShuttingDown, "the node is stopping", deadline, self.inner.started.elapsed());
         }
     }
 
@@ -302,7 +304,8 @@ impl Lane<'_> {
 
     /// Takes memory for a batch, or begins to wait for it.
     fn reserve(&mut self, submission: Submission, queued_since: Option<Instant>) {
-        let estimate = memory_estimate(&submission.payload, &self.inner.config.batch);
+        // How much a batch grows when decoded is known only afterwards; the last one of the lane is a good guess.
+        let estimate = submission.payload.len().saturating_mul(1 + self.expansion);
         let memory = &self.inner.memory;
         let reserved = memory.clamp(estimate);
         if memory.try_reserve(reserved) {
@@ -326,7 +329,9 @@ impl Lane<'_> {
             }
         };
         let rows = batch.times.len();
-        let actual = payload.len() + decoded_bytes(&batch);
+        let decoded = batch.memory_bytes();
+        self.expansion = decoded.div_ceil(payload.len().max(1));
+        let actual = payload.len() + decoded;
         let in_flight = InFlight {
             reserved: inner.memory.adjust(reserved, actual),
             payload: payload.len(),
@@ -380,9 +385,6 @@ impl Lane<'_> {
     }
 
     fn settle(&mut self, ticket: u64, outcome: Result<(), Refusal>) {
-        if let Err(refusal) = &outcome {
-            self.inner.metrics.nack(refusal.code);
-        }
         self.session.settled(ticket, outcome);
     }
 
@@ -407,17 +409,6 @@ fn unix_ns() -> i64 {
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// Bytes of the decoded form, without the payload.
-fn decoded_bytes(batch: &Batch) -> usize {
-    let columns: usize = batch.fields.iter().map(|field| field.column.memory_bytes()).sum();
-    columns + batch.times.len() * 8
-}
-
-/// What a batch will take before it is decoded: the payload, and about four times as much decoded.
-fn memory_estimate(payload: &[u8], _limits: &tidewell_codec::BatchLimits) -> usize {
-    payload.len() * 5
-}
-
 fn refusal_of_engine(refusal: engine::Refusal) -> Refusal {
     use engine::RefusalCode as Code;
     let (code, retry_after_ms) = match refusal.code {
@@ -435,6 +426,11 @@ fn refusal_of_engine(refusal: engine::Refusal) -> Refusal {
     Refusal { code, message: refusal.message, retry_after_ms }
 }
 
-fn refusal_of_batch(error: &tidewell_codec::BatchError) -> Refusal {
-    Refusal::new(RejectCode::Malformed, error.to_string())
+fn refusal_of_batch(error: &BatchError) -> Refusal {
+    let code = match error {
+        BatchError::Version { .. } => RejectCode::UnsupportedVersion,
+        error if error.is_limit() => RejectCode::TooLarge,
+        _ => RejectCode::Malformed,
+    };
+    Refusal::new(code, error.to_string())
 }
