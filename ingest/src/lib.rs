@@ -11,8 +11,8 @@
 #![forbid(unsafe_code)]
 
 pub mod authority;
-//#[cfg(feature = "client")]
-//pub mod client;
+#[cfg(feature = "client")]
+pub mod client;
 pub mod grants;
 pub mod identity;
 pub mod quic;

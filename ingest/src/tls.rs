@@ -16,8 +16,7 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer as _};
 
 use crate::identity::Peer;
 
-/// The application protocol of the ingest address.
-pub const ALPN: &[u8] = b"tidewell/1";
+pub use crate::wire::ALPN;
 
 /// Where the material lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
