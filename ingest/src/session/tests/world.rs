@@ -94,6 +94,8 @@ pub struct World {
     lanes: Vec<Lane>,
     producers: Producers,
     shards: Vec<Shard>,
+    /// Outcomes on their way from a shard's thread to its lane.
+    outcomes: VecDeque<(u64, u64, Result<(), Refusal>)>,
     next_lane: u64,
     /// What became of each batch that was pushed.
     pub fates: BTreeMap<u64, Fate>,
@@ -135,6 +137,7 @@ impl World {
             lanes: Vec::new(),
             producers: Producers::default(),
             shards: (0..shards).map(|_| Shard::default()).collect(),
+            outcomes: VecDeque::new(),
             next_lane: 1,
             fates: BTreeMap::new(),
             delivered: 0,
@@ -186,12 +189,13 @@ impl World {
         if self.random.one_in(self.faults.cut) {
             self.cut();
         }
-        match self.random.below(8) {
+        match self.random.below(9) {
             0 if !self.connected() => self.connect(),
             1 => self.write(),
             2 | 3 => self.to_node(),
             4 | 5 => self.to_client(),
             6 => drop(self.work()),
+            7 => drop(self.tell()),
             _ => self.now += Duration::from_millis(self.random.below(30)),
         }
         self.events();
@@ -205,7 +209,7 @@ impl World {
             }
             self.write();
             (0..self.lanes.len()).for_each(|lane| self.deliver_to_node(lane, usize::MAX));
-            while self.work() {}
+            while self.work() || self.tell() {}
             self.to_client();
             self.now += Duration::from_millis(10);
             self.events();
@@ -324,10 +328,16 @@ impl World {
         let full = self.random.one_in(self.faults.disk_full);
         let job = self.shards[shard].queue.pop_front().unwrap();
         let outcome = self.shards[shard].take(&job.submission, full);
-        if let Some(index) = self.lanes.iter().position(|lane| lane.id == job.lane) {
-            self.lanes[index].session.settled(job.submission.ticket, outcome);
-            self.act(index);
-        }
+        self.outcomes.push_back((job.lane, job.submission.ticket, outcome));
+        true
+    }
+
+    /// A lane hears of its next outcome. False when there is none.
+    fn tell(&mut self) -> bool {
+        let Some((lane, ticket, outcome)) = self.outcomes.pop_front() else { return false };
+        let index = self.lanes.iter().position(|l| l.id == lane).unwrap();
+        self.lanes[index].session.settled(ticket, outcome);
+        self.act(index);
         true
     }
 
