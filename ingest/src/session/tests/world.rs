@@ -37,11 +37,13 @@ pub struct Faults {
     pub flip: u64,
     /// Batches that are refused for good.
     pub bad: u64,
+    /// Batches that are refused for good from some attempt on, as when a grant is taken away.
+    pub sour: u64,
 }
 
-struct Job {
-    lane: u64,
-    submission: Submission,
+enum Job {
+    Append { lane: u64, submission: Submission },
+    Skip { producer: ProducerId, seq: u64 },
 }
 
 /// What the plan asks of a shard: order and deduplication by producer.
@@ -109,6 +111,7 @@ pub struct World {
 pub struct Fate {
     pub shard: usize,
     pub bad: bool,
+    pub sour: bool,
     pub settled: u32,
     pub refused: u32,
 }
@@ -287,8 +290,8 @@ impl World {
                 }
                 Action::Close { code, .. } => self.lanes[index].closed = Some(code),
                 Action::LookUp { producer, devices } => {
-                    if let Some(before) = self.producers.claim(producer, id) {
-                        self.lanes.iter_mut().filter(|l| l.id == before).for_each(|l| l.session.fence(producer));
+                    if let Some(loser) = self.producers.claim(producer, id) {
+                        self.lanes.iter_mut().filter(|l| l.id == loser).for_each(|l| l.session.fence(producer));
                     }
                     let shard = |device: &str| device.rsplit(' ').next().unwrap().parse::<usize>().unwrap();
                     let highest = |d: &String| self.shards[shard(d)].highest.get(&producer).copied().unwrap_or(0);
@@ -296,6 +299,10 @@ impl World {
                     self.lanes[index].session.resumed(producer, settled);
                 }
                 Action::Submit(submission) => self.submit(index, submission),
+                Action::Skip { producer, .. } if !self.producers.owns(producer, id) => {}
+                Action::Skip { producer, seq } => {
+                    self.shards.iter_mut().for_each(|shard| shard.queue.push_back(Job::Skip { producer, seq }));
+                }
             }
         }
     }
@@ -303,10 +310,15 @@ impl World {
     fn submit(&mut self, index: usize, submission: Submission) {
         let id = self.lanes[index].id;
         let first = submission.payload[0];
+        let fate = self.fates.get_mut(&submission.seq).unwrap();
+        fate.sour |= self.random.one_in(self.faults.sour);
+        let sour = fate.sour;
         let refusal = if !self.producers.owns(submission.producer, id) {
             Some(Refusal::new(RejectCode::AfterRefused, "resumed elsewhere"))
         } else if first & 0x80 != 0 {
             Some(Refusal::new(RejectCode::Malformed, "bad"))
+        } else if sour {
+            Some(Refusal::new(RejectCode::NotAuthorised, "grant taken away"))
         } else if self.random.one_in(self.faults.overloaded) {
             Some(Refusal { retry_after_ms: 3, ..Refusal::new(RejectCode::Overloaded, "queue full") })
         } else {
@@ -314,7 +326,7 @@ impl World {
         };
         match refusal {
             Some(refusal) => self.lanes[index].session.settled(submission.ticket, Err(refusal)),
-            None => self.shards[usize::from(first)].queue.push_back(Job { lane: id, submission }),
+            None => self.shards[usize::from(first)].queue.push_back(Job::Append { lane: id, submission }),
         }
     }
 
@@ -326,9 +338,18 @@ impl World {
         }
         let shard = busy[self.random.below(busy.len() as u64) as usize];
         let full = self.random.one_in(self.faults.disk_full);
-        let job = self.shards[shard].queue.pop_front().unwrap();
-        let outcome = self.shards[shard].take(&job.submission, full);
-        self.outcomes.push_back((job.lane, job.submission.ticket, outcome));
+        match self.shards[shard].queue.pop_front().unwrap() {
+            Job::Append { lane, submission } => {
+                let outcome = self.shards[shard].take(&submission, full);
+                self.outcomes.push_back((lane, submission.ticket, outcome));
+            }
+            Job::Skip { producer, seq } => {
+                let gates = &mut self.shards[shard].gates;
+                if gates.get(&producer) == Some(&seq) {
+                    gates.remove(&producer);
+                }
+            }
+        }
         true
     }
 
@@ -364,11 +385,18 @@ impl World {
                     let fate = self.fates.get_mut(&batch.seq).unwrap();
                     fate.settled += 1;
                     let applied = self.shards[fate.shard].applied.contains(&(ProducerId(77), batch.seq));
-                    assert!(applied || fate.bad, "batch {} is acknowledged and was not applied", batch.seq);
+                    assert!(
+                        applied || fate.bad || fate.sour,
+                        "batch {} is acknowledged and was not applied",
+                        batch.seq
+                    );
                 }
                 ClientEvent::Refused { batch, code, .. } => {
-                    assert_eq!(code, RejectCode::Malformed);
-                    self.fates.get_mut(&batch.seq).unwrap().refused += 1;
+                    let fate = self.fates.get_mut(&batch.seq).unwrap();
+                    fate.refused += 1;
+                    assert!(
+                        fate.bad && code == RejectCode::Malformed || fate.sour && code == RejectCode::NotAuthorised
+                    );
                 }
                 ClientEvent::Retrying { .. } => self.retries += 1,
                 ClientEvent::Broken { message, .. } => panic!("{message}"),
@@ -387,6 +415,11 @@ impl World {
         for (seq, fate) in &self.fates {
             assert_eq!(fate.settled + fate.refused, 1, "batch {seq}: {fate:?}");
             let applied = self.shards[fate.shard].applied.iter().filter(|(_, s)| s == seq).count();
+            if fate.sour {
+                // It may have been applied before the grant went, with the ack lost.
+                assert!(applied <= 1, "batch {seq}: {fate:?}");
+                continue;
+            }
             assert_eq!(applied, usize::from(!fate.bad), "batch {seq}: {fate:?}");
             assert!(fate.refused == 0 || fate.bad, "batch {seq}: {fate:?}");
             assert!(!refusals_are_exact || fate.bad == (fate.refused == 1), "batch {seq}: {fate:?}");
