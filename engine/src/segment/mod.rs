@@ -14,7 +14,7 @@ mod writer;
 mod zone;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use dump::dump;
 pub use reader::{Block, BlockMeta, DeviceBlocks, DeviceEntry, Segment};
