@@ -5,8 +5,10 @@
 //! mapped file and checked where it is touched. The bytes are in `docs/format/segment.md` and `format`.
 
 mod bytes;
+mod directory;
 mod dump;
 mod format;
+mod index;
 mod reader;
 mod stats;
 mod verify;

@@ -263,7 +263,9 @@ fn names_are_canonical() {
     }
 }
 
-fn small() -> (Arc<Memory>, String, Vec<(String, Rows)>, Vec<u8>) {
+type Fleet = Vec<(String, Rows)>;
+
+fn small() -> (Arc<Memory>, String, Fleet, Vec<u8>) {
     let (storage, schema) = (Arc::new(Memory::new()), all_types());
     let devices = fleet(&schema, 3, 5..20, 6);
     write(&storage, spec(&schema, 1, 8), &devices);
@@ -364,6 +366,27 @@ fn a_newer_format_is_refused_by_name_and_version() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+/// The bytes of version 1 must stay readable, and a change of what is written must be meant: it brings a version, a row in
+/// `docs/format/segment.md` and a new fixture (run with `TIDEWELL_WRITE_FIXTURES=1`).
+#[test]
+fn version_1_is_written_and_read_as_in_the_fixture() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/segment-v1.seg");
+    let (storage, schema) = (Arc::new(Memory::new()), all_types());
+    let devices = fleet(&schema, 130, 1..6, 17);
+    // Raw values: how well the codecs compress is no matter of this format.
+    write(&storage, SegmentSpec { tier: Tier::Plain, ..spec(&schema, 0x1d, 3) }, &devices);
+    let name = segment_name(0x1d);
+    let written = storage.read(&name).unwrap();
+    if std::env::var_os("TIDEWELL_WRITE_FIXTURES").is_some() {
+        std::fs::write(path, &written).unwrap();
+    }
+    let kept = std::fs::read(path).unwrap();
+    assert!(kept == written, "{} bytes written, {} in the fixture", written.len(), kept.len());
+    storage.damage(&name, |file| *file = kept.clone());
+    assert!(same_fleet(&read_all(&*storage, &name).unwrap(), &devices));
+    assert!(verify(&Segment::open(&*storage, &name).unwrap()).is_empty());
 }
 
 #[test]
