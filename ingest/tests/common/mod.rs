@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use tempfile::TempDir;
 use tidewell_codec::{Batch, BatchField, Column, DeviceRuns, Values};
-use tidewell_engine::{ProducerId, Refusal, RefusalCode};
+use tidewell_engine::{ProducerId, Refusal, RefusalCode, SeqNo};
 use tidewell_ingest::authority::Authority;
 use tidewell_ingest::client::ClientConfig;
 use tidewell_ingest::grants::{Grants, GrantsConfig};
@@ -197,6 +197,8 @@ impl Store for MemoryStore {
         self.work.notify_one();
         Ok(())
     }
+
+    fn skip(&self, _producer: ProducerId, _seq: SeqNo) {} // this store never refuses for now
 
     fn last_settled(&self, producer: ProducerId, device: &str) -> u64 {
         let shard = tidewell_codec::shard_of(device, self.shards);
