@@ -4,8 +4,6 @@
 //! IEEE division rounds correctly, so every double that was parsed from a decimal of at most fifteen digits is given back
 //! by the division exactly. A multiplication by a rounded `10^-k` would not do that.
 
-use crate::scratch::Scratch;
-
 /// Most digits behind the point.
 pub(crate) const DIGITS_MAX: u8 = 15;
 
@@ -63,7 +61,8 @@ pub(crate) fn choose_digits(values: &[f64]) -> Option<u8> {
     for digits in (0..=DIGITS_MAX).rev() {
         // A digit makes every integer 3.3 bits wider, an exception costs about 80 bits.
         let bits = f64::from(outside) * 80.0 + f64::from(sampled) * f64::from(digits) * 3.32;
-        if best.is_none_or(|(_, least)| bits < least) {
+        let few = outside as usize * EXCEPTIONS_ONE_IN <= sampled as usize;
+        if few && best.is_none_or(|(_, least)| bits < least) {
             best = Some((digits, bits));
         }
         outside += needing[usize::from(digits)];
@@ -122,18 +121,12 @@ pub(crate) fn split(
 }
 
 /// Appends `integer / 10^digits` for each integer.
-pub(crate) fn join(integers: &Scratch<i64>, digits: u8, values: &mut Vec<f64>) {
+pub(crate) fn join(integers: &[i64], digits: u8, values: &mut Vec<f64>) {
     let power = POWERS[usize::from(digits)];
-    let start = values.len();
-    values.resize(start + integers.len(), 0.0);
     if digits == 0 {
-        for (value, integer) in values[start..].iter_mut().zip(integers.iter()) {
-            *value = to_real(*integer, 1.0);
-        }
+        values.extend(integers.iter().map(|integer| to_real(*integer, 1.0)));
     } else {
-        for (value, integer) in values[start..].iter_mut().zip(integers.iter()) {
-            *value = to_real(*integer, power);
-        }
+        values.extend(integers.iter().map(|integer| to_real(*integer, power)));
     }
 }
 
