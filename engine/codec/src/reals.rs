@@ -28,6 +28,9 @@ const _: () = assert!(DECIMAL + DIGITS_MAX < DECIMAL_PATCHED && DECIMAL_PATCHED 
 /// The encoder nests streams of doubles for parts, for exceptions of decimals, and for exceptions of those.
 const DEPTH_MAX: u8 = 2;
 
+/// Values looked at to find the number of digits; more of them when the first choice left too many exceptions.
+const SAMPLES: [usize; 2] = [48, 256];
+
 /// Values that share their number of digits at most when digits change within a chunk.
 const PART: usize = 4_096;
 
@@ -63,7 +66,7 @@ fn encode_payload(values: &[f64], tier: Tier, depth: u8, out: &mut Vec<u8>) -> u
 }
 
 fn digits_change(values: &[f64]) -> bool {
-    let mut digits = values.chunks(PART).map(decimal::choose_digits);
+    let mut digits = values.chunks(PART).map(|part| decimal::choose_digits(part, SAMPLES[1]));
     let first = digits.next();
     digits.any(|digits| Some(digits) != first)
 }
@@ -72,10 +75,14 @@ fn encode_whole(values: &[f64], tier: Tier, depth: u8, out: &mut Vec<u8>) -> u8 
     let first = values[0];
     let constant = values.iter().all(|value| value.to_bits() == first.to_bits());
     let sample = if constant { &values[..1] } else { values };
-    if let Some(digits) = decimal::choose_digits(sample)
-        && let Some(kind) = encode_decimal(values, digits, tier, depth, out)
-    {
-        return kind;
+    for size in SAMPLES {
+        let Some(digits) = decimal::choose_digits(sample, size) else { break };
+        if let Some(kind) = encode_decimal(values, digits, tier, depth, out) {
+            return kind;
+        }
+        if sample.len() <= size {
+            break;
+        }
     }
     if constant {
         out.extend_from_slice(&first.to_le_bytes());
