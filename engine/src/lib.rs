@@ -4,10 +4,14 @@
 //!
 //! - [`types`], [`error`]: the words that all others use
 //! - [`storage`]: the only door to files
+//! - [`device_log`]: batches on disk before they are acknowledged
 //! - [`segment`]: immutable files of column blocks
+//! - [`manifest`]: which segments exist and where replay starts
 //! - [`scan`]: blocks and rows of one device, merged by time
 
+pub mod device_log;
 pub mod error;
+pub mod manifest;
 pub mod scan;
 pub mod segment;
 pub mod storage;

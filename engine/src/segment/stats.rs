@@ -55,7 +55,7 @@ fn count_valid(validity: &Bitmap, range: Range<usize>) -> u32 {
     let mut count = 0;
     let mut at = range.start;
     while at < range.end {
-        if at % 8 == 0 && at + 8 <= range.end {
+        if at.is_multiple_of(8) && at + 8 <= range.end {
             count += bytes[at / 8].count_ones();
             at += 8;
         } else {
