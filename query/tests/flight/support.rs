@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
@@ -187,7 +187,9 @@ pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 /// A store whose answers follow the name of the table that is asked.
 #[derive(Default)]
 pub struct Script {
-    /// Set when a computation saw its cancel flag.
+    /// Set when a silent computation began.
+    pub began: Arc<AtomicBool>,
+    /// Set when a silent computation saw its cancel flag.
     pub saw_cancel: Arc<AtomicBool>,
     pub flushed: AtomicU64,
     pub described: parking_lot::Mutex<Vec<(String, BTreeMap<String, String>)>>,
@@ -214,17 +216,19 @@ pub fn batch(rows: usize) -> RecordBatch {
 
 impl Store for Script {
     fn plan(&self, request: &Request, _: &DeviceScope, cancel: CancelFlag) -> Result<Plan, Status> {
-        let saw_cancel = self.saw_cancel.clone();
+        let (began, saw_cancel) = (self.began.clone(), self.saw_cancel.clone());
         let table = request.table().unwrap_or_default().to_owned();
         let batches: Batches = match table.as_str() {
             "tiny" | "large" => Box::new((0..3).map(|_| Ok(batch(10)))),
             "endless" => Box::new(std::iter::repeat_with(|| Ok(batch(100_000)))),
-            // Computes and finds nothing until somebody stops it.
+            // Computes and finds nothing until somebody stops it, or until it is clear that nobody does.
             "silent" => Box::new(std::iter::from_fn(move || {
-                while !cancel.is_cancelled() {
+                began.store(true, Ordering::SeqCst);
+                let start = Instant::now();
+                while !cancel.is_cancelled() && start.elapsed() < Duration::from_secs(10) {
                     std::thread::sleep(Duration::from_millis(1));
                 }
-                saw_cancel.store(true, Ordering::SeqCst);
+                saw_cancel.store(cancel.is_cancelled(), Ordering::SeqCst);
                 Some(Err(Status::cancelled("the query was cancelled")))
             })),
             "slow" => Box::new((0..1).map(|_| {
