@@ -122,7 +122,9 @@ pub(crate) fn decode_pco_integers(reader: &mut Reader<'_>, count: usize, values:
         PCO_64 => {
             let start = values.len();
             values.resize(start + count, 0);
-            decode_pco(reader, &mut values[start..])
+            decode_pco(reader, &mut values[start..])?;
+            values[start..].iter_mut().for_each(|value| *value = value.wrapping_add(base));
+            Ok(())
         }
         _ => Err(reader.invalid("width of the integers is not 1, 2, 4 or 8")),
     }
@@ -269,6 +271,7 @@ pub(crate) fn decode_planes(reader: &mut Reader<'_>, count: usize, values: &mut 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reader::{varint_len, zigzag};
 
     /// pco's writer puts fields one after the other, lowest bit first.
     fn head(fields: &[(u128, u32)]) -> Vec<u8> {
@@ -296,13 +299,53 @@ mod tests {
         assert!(check_pco_head(&Reader::new(&[4, 2, 0, 0], "pco"), 8).is_err());
     }
 
+    fn noise(i: u64) -> u64 {
+        let x = (i + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (x ^ x >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 10
+    }
+
+    #[test]
+    fn flipped_bits_of_pco_pages_never_panic() {
+        let shapes: [(&str, Vec<i64>); 5] = [
+            ("classic", (0..600).map(|i| (noise(i) % 40 * (noise(i + 1) % 40)) as i64).collect()),
+            ("deltas", (0..600).map(|i| (i * i) as i64 + (noise(i) % 9) as i64).collect()),
+            ("int mult", (0..900).map(|i| (noise(i) % 5_000 * 1_000 + noise(i + 7) % 3) as i64).collect()),
+            ("look-back", (0..1_200).map(|i| (noise(i % 61) % (1 << 50)) as i64 + (noise(i) % 3) as i64).collect()),
+            ("single bin", vec![5; 300]),
+        ];
+        let mut look_backs = 0;
+        for (name, values) in shapes {
+            let mut chunk = Vec::new();
+            assert!(encode_pco_integers(&values, &mut chunk));
+            let mut back = Vec::new();
+            decode_pco_integers(&mut Reader::new(&chunk[1..], "pco"), values.len(), &mut back).unwrap();
+            assert_eq!(back, values, "{name}");
+            let base_len = varint_len(zigzag(values.iter().copied().min().unwrap()));
+            look_backs += usize::from(chunk[1] == PCO_64 && chunk[5] >> 4 == 2 || chunk[4 + base_len] >> 4 == 2);
+            for bit in 8..chunk.len() * 8 {
+                let mut bad = chunk.clone();
+                bad[bit / 8] ^= 1 << (bit % 8);
+                let mut back = Vec::new();
+                if decode_pco_integers(&mut Reader::new(&bad[1..], "pco"), values.len(), &mut back).is_ok() {
+                    assert_eq!(back.len(), values.len());
+                }
+            }
+        }
+        assert!(look_backs > 0, "no shape made pco look back");
+        let reals: Vec<f64> =
+            (0..700).map(|i| (noise(i) % 900) as f64 * 0.37 + (noise(i + 3) % 7) as f64 * 1e-16).collect();
+        let mut chunk = Vec::new();
+        assert!(encode_pco(&reals, &mut chunk));
+        for bit in 0..chunk.len() * 8 {
+            let mut bad = chunk.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            let _ = decode_pco_reals(&mut Reader::new(&bad, "pco"), reals.len(), &mut Vec::new());
+        }
+    }
+
     #[test]
     fn cold_codecs_stay_away_unless_they_win() {
-        let noise = |i: u64| {
-            let x = (i + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            ((x ^ x >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 40) as i64
-        };
-        let noise: Vec<i64> = (0..500).map(noise).collect();
+        let noise: Vec<i64> = (0..500).map(|i| (noise(i) >> 30) as i64).collect();
         let mut out = vec![0; 500 * 3 + 10];
         let light = out.clone();
         improve_integers(&noise, 0, &mut out);
