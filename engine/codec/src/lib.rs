@@ -4,13 +4,32 @@
 //! (which hold the same column chunks). Pure functions over memory: no file, no clock, no thread.
 //!
 //! - [`column`]: columns in memory, in Arrow's layout
-//! - `chunk`: one column as a self-describing chunk of bytes, and back
+//! - [`batch`]: rows of many devices as columns, and the bytes of a batch
+//! - `chunk`: one column as a self-describing chunk of bytes, and back; `docs/format/column.md` has every byte
+//!   - `integers`, `reals`, `bools`, `text`: the choice of codec for each kind of value
+//!   - `packed`, `runs`, `dictionary`, `decimal`: the light codecs; `bitpack` below them; `cold`: pco and zstd
 
+pub mod batch;
+mod bitpack;
+mod bools;
 mod chunk;
+mod cold;
 pub mod column;
+mod decimal;
+mod dictionary;
 mod error;
+mod integers;
+mod packed;
 mod reader;
+mod reals;
+mod runs;
+mod scratch;
+mod text;
 
+pub use batch::{
+    Batch, BatchError, BatchField, BatchHead, BatchLimits, DeviceRuns, MixedShards, decode_batch, encode_batch,
+    peek_batch, shard_of,
+};
 pub use chunk::{
     Tier, decode_column, decode_column_into, decode_times, decode_times_into, encode_column, encode_times,
 };
