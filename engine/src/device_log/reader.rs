@@ -134,7 +134,7 @@ impl LogReader {
 
     /// What the headers after `offset` tell: up to where the file was durable, and where their records end.
     pub(super) fn look_ahead(&mut self, offset: u64) -> Result<Ahead> {
-        let mut ahead = Ahead { synced_through: 0, records_end: offset };
+        let mut ahead = Ahead { synced_through: 0, records_end: 0 };
         let mut at = offset;
         while let Some((found, header)) = self.next_header(at, u64::MAX)? {
             ahead.synced_through = ahead.synced_through.max(header.synced_through);

@@ -5,8 +5,8 @@ use std::io;
 use std::sync::Arc;
 
 use super::record::{
-    FileHeader, PAGE_BYTES, PAYLOAD_BYTES_MAX, Place, RECORD_ALIGN, RECORD_HEADER_BYTES, RECORDS_START, RecordHeader,
-    RecordKind, align_up, file_name,
+    FILE_HEADER_BYTES, FileHeader, PAGE_BYTES, PAYLOAD_BYTES_MAX, Place, RECORD_ALIGN, RECORD_HEADER_BYTES,
+    RECORDS_START, RecordHeader, RecordKind, align_up, file_name,
 };
 use super::{LogConfig, LogStats, RecordHead, generations};
 use crate::error::{Error, Result};
@@ -49,6 +49,15 @@ struct CurrentFile {
     generation: u64,
     file: Box<dyn StorageFile>,
     name: String,
+}
+
+/// Where a file that was written before comes from.
+#[derive(Clone, Copy)]
+enum Recycled {
+    /// A released file of this generation.
+    Spare(u64),
+    /// An attempt to begin this very file that met a full disk.
+    Leftover,
 }
 
 impl LogWriter {
@@ -317,16 +326,24 @@ impl LogWriter {
             generation,
             previous_generation: self.end.generation,
             previous_end: self.end.offset,
-            recycled,
+            recycled: recycled.is_some(),
         };
         let mut page = [0; RECORDS_START as usize];
-        let header = header.encode();
-        page[..header.len()].copy_from_slice(&header);
+        page[..FILE_HEADER_BYTES].copy_from_slice(&header.encode());
         if let Err(source) = file.write_at(0, &page) {
             return Err(self.fail("write", &name, source));
         }
         if let Err(source) = file.sync_data() {
             return Err(self.fail("sync", &name, source));
+        }
+        if let Some(Recycled::Spare(spare)) = recycled {
+            // Only now: under the new name, the file never has the header of another time.
+            let renamed = self.storage.rename(&file_name(self.shard, spare), &name);
+            file = match renamed.and_then(|()| self.storage.open(&name)) {
+                Ok(file) => file,
+                Err(source) => return Err(self.fail("rename to", &name, source)),
+            };
+            self.spares.retain(|(generation, _)| *generation != spare);
         }
         if let Err(source) = self.storage.sync_dir("log") {
             return Err(self.fail("sync folder of", &name, source));
@@ -337,7 +354,7 @@ impl LogWriter {
             self.full.push_back((old.generation, old.file.len().unwrap_or(0)));
         }
         self.stats.rotations += 1;
-        self.stats.recycled += u64::from(recycled);
+        self.stats.recycled += u64::from(recycled.is_some());
         self.stats.syncs += 2;
         self.stats.bytes_written += RECORDS_START;
         self.next_generation += 1;
@@ -346,18 +363,15 @@ impl LogWriter {
         Ok(())
     }
 
-    /// The file for the next generation, and whether it was written before.
-    fn open_next(&mut self, name: &str) -> io::Result<(Box<dyn StorageFile>, bool)> {
-        // Left over from an attempt that met a full disk.
+    /// The file for the next generation, and where it comes from when it was written before.
+    fn open_next(&self, name: &str) -> io::Result<(Box<dyn StorageFile>, Option<Recycled>)> {
         if self.storage.exists(name)? {
-            return Ok((self.storage.open(name)?, true));
+            return Ok((self.storage.open(name)?, Some(Recycled::Leftover)));
         }
         if let Some(&(spare, _)) = self.spares.last() {
-            self.storage.rename(&file_name(self.shard, spare), name)?;
-            self.spares.pop();
-            return Ok((self.storage.open(name)?, true));
+            return Ok((self.storage.open(&file_name(self.shard, spare))?, Some(Recycled::Spare(spare))));
         }
-        Ok((self.storage.create(name)?, false))
+        Ok((self.storage.create(name)?, None))
     }
 
     fn fail(&mut self, operation: &'static str, path: &str, source: io::Error) -> Error {

@@ -376,7 +376,9 @@ fn nack(seq: u64, attempt: u32, retryable: bool, retry_after_ms: u32) -> Receive
 #[test]
 fn the_client_goes_back_once_for_a_burst_of_refusals() {
     let mut client = open_client(ClientConfig::default());
-    (0..3).for_each(|_| drop(push(&mut client)));
+    for _ in 0..3 {
+        push(&mut client);
+    }
     assert_eq!(sent(&mut client, T0), [(1, 0), (2, 0), (3, 0)]);
     client.receive(nack(2, 0, true, 100), T0);
     client.receive(nack(3, 0, true, 100), T0);
@@ -408,7 +410,9 @@ fn waits_grow_while_nothing_is_settled() {
 #[test]
 fn a_permanent_refusal_comes_back_with_its_batch() {
     let mut client = open_client(ClientConfig::default());
-    (0..2).for_each(|_| drop(push(&mut client)));
+    for _ in 0..2 {
+        push(&mut client);
+    }
     sent(&mut client, T0);
     while client.poll_event().is_some() {}
     client.receive(nack(1, 0, false, 0), T0);
@@ -420,7 +424,9 @@ fn a_permanent_refusal_comes_back_with_its_batch() {
 #[test]
 fn the_window_and_the_buffer_are_bounded() {
     let mut client = open_client(ClientConfig { max_buffered_batches: 6, ..ClientConfig::default() });
-    (0..6).for_each(|_| drop(push(&mut client)));
+    for _ in 0..6 {
+        push(&mut client);
+    }
     let error = client.push(Bytes::new(), 1, "d", 0, Durability::Durable).unwrap_err();
     assert_eq!(error, PushError::Full { batches: 6, bytes: 24 });
     assert_eq!(sent(&mut client, T0).len(), 4);
@@ -511,7 +517,9 @@ fn the_connection_may_be_lost_at_every_byte() {
 
 fn chaos(seed: u64, resend_settled: bool) -> World {
     let mut dice = world::Random(seed | 1);
-    (0..8).for_each(|_| drop(dice.next()));
+    for _ in 0..8 {
+        dice.next();
+    }
     let mut rate = |most: u64| [0, most * 8, most * 2, most][dice.below(4) as usize];
     let faults =
         Faults { cut: rate(40), overloaded: rate(3), disk_full: rate(3), flip: rate(10), bad: rate(4), sour: rate(4) };

@@ -269,3 +269,102 @@ proptest! {
         let _ = read(&framed);
     }
 }
+
+/// The frames of the document's worked example, in its order.
+fn example() -> Vec<(&'static str, Frame)> {
+    use tidewell_codec::{Batch, BatchField, BatchLimits, Column, DeviceRuns, Tier, Values, encode_batch};
+    let producer = ProducerId(0x0123_4567_89ab_cdef_0011_2233_4455_6677);
+    let rows = Batch {
+        table: "readings".into(),
+        devices: DeviceRuns::single("truck_1", 2),
+        times: vec![1_750_000_000_000_000_000, 1_750_000_001_000_000_000],
+        fields: vec![BatchField {
+            name: "velocity".into(),
+            column: Column { values: Values::F64(vec![50.5, 51.0]), validity: None },
+        }],
+    };
+    rows.check(&BatchLimits::default()).unwrap();
+    let mut payload = Vec::new();
+    encode_batch(&rows, Tier::Plain, &mut payload);
+    let message = "batch 2: device \"truck_9\": certificate tidewell://device/truck_1 writes only its own id";
+    vec![
+        ("hello", Frame::Hello(Hello { version_min: 1, version_max: 1, software: "example/1".into() })),
+        (
+            "welcome",
+            Frame::Welcome(Welcome {
+                version: 1,
+                shard_count: 2,
+                max_frame_bytes: 4 << 20,
+                max_rows: 65_536,
+                max_in_flight_bytes: 8 << 20,
+                max_in_flight_batches: 256,
+                idle_ms: 600_000,
+                clock_ns: 1_750_000_002_000_000_000,
+                max_future_ns: 600_000_000_000,
+                software: "tidewell/1".into(),
+            }),
+        ),
+        ("resume", Frame::Resume { producer, devices: vec!["truck_1".into()] }),
+        ("resumed", Frame::Resumed { producer, settled: vec![0] }),
+        (
+            "batch",
+            Frame::Batch(BatchFrame {
+                producer,
+                seq: 1,
+                attempt: 0,
+                durability: Durability::Durable,
+                payload: payload.into(),
+            }),
+        ),
+        ("ack", Frame::Ack { producer, seq: 1 }),
+        (
+            "nack",
+            Frame::Nack(Nack {
+                producer,
+                seq: 2,
+                attempt: 0,
+                code: RejectCode::NotAuthorised,
+                retryable: false,
+                retry_after_ms: 0,
+                message: message.into(),
+            }),
+        ),
+        (
+            "goaway",
+            Frame::GoAway(GoAway { reason: CloseCode::ShuttingDown, drain_ms: 5_000, message: "restart".into() }),
+        ),
+    ]
+}
+
+#[test]
+fn the_documents_example_is_true() {
+    let document = include_str!("../../../docs/protocol.md");
+    for (name, frame) in example() {
+        let bytes = encoded(&frame);
+        let lines: Vec<String> = bytes
+            .chunks(16)
+            .map(|line| line.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" "))
+            .collect();
+        let block = format!("```text\n{name}\n{}\n```", lines.join("\n"));
+        assert!(document.contains(&block), "docs/protocol.md should contain:\n{block}");
+        assert_eq!(read(&bytes).unwrap(), [Received::Frame(frame)]);
+    }
+}
+
+#[test]
+fn the_document_lists_every_code() {
+    let document = include_str!("../../../docs/protocol.md");
+    for code in RejectCode::ALL {
+        let retry = if code.retryable() { "yes" } else { "no" };
+        let row = format!("| {} | `{}` | {retry} |", code.value(), code.name());
+        assert!(document.contains(&row), "{row}");
+    }
+    for code in CloseCode::ALL {
+        let row = format!("| {} | `{}` |", code.value(), code.name());
+        assert!(document.contains(&row), "{row}");
+    }
+    for kind in Kind::ALL {
+        let row = format!("| {} | {} |", kind as u8, kind.name());
+        assert!(document.contains(&row), "{row}");
+    }
+}

@@ -46,7 +46,7 @@ enum Job {
     Skip { producer: ProducerId, seq: u64 },
 }
 
-/// What the plan asks of a shard: order and deduplication by producer.
+/// What a shard owes: order and deduplication by producer.
 #[derive(Default)]
 struct Shard {
     queue: VecDeque<Job>,
@@ -195,10 +195,10 @@ impl World {
         match self.random.below(9) {
             0 if !self.connected() => self.connect(),
             1 => self.write(),
-            2 | 3 => self.to_node(),
-            4 | 5 => self.to_client(),
-            6 => drop(self.work()),
-            7 => drop(self.tell()),
+            2 | 3 => self.node_hears(),
+            4 | 5 => self.client_hears(),
+            6 => _ = self.work(),
+            7 => _ = self.tell(),
             _ => self.now += Duration::from_millis(self.random.below(30)),
         }
         self.events();
@@ -213,7 +213,7 @@ impl World {
             self.write();
             (0..self.lanes.len()).for_each(|lane| self.deliver_to_node(lane, usize::MAX));
             while self.work() || self.tell() {}
-            self.to_client();
+            self.client_hears();
             self.now += Duration::from_millis(10);
             self.events();
             if self.client.buffered().0 == 0 {
@@ -245,7 +245,7 @@ impl World {
         count
     }
 
-    fn to_node(&mut self) {
+    fn node_hears(&mut self) {
         if self.lanes.is_empty() {
             return;
         }
@@ -362,7 +362,7 @@ impl World {
         true
     }
 
-    fn to_client(&mut self) {
+    fn client_hears(&mut self) {
         let Some(index) = self.lanes.iter().rposition(|lane| lane.alive) else { return };
         let count = (1 + self.random.below(400) as usize).min(self.lanes[index].to_client.len());
         let count = self.count_delivered(count);
