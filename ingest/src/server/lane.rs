@@ -14,7 +14,6 @@ use tokio::time::{sleep_until, timeout};
 use super::mailbox::{InFlight, Letter, Mailbox};
 use super::memory::{Reserving, Share};
 use super::metrics::Level;
-use super::store::Append;
 use super::{Inner, Phase};
 use crate::grants::WriteGuard;
 use crate::identity::Peer;
@@ -302,7 +301,7 @@ impl Lane<'_> {
             self.claimed.push(producer);
         }
         let id = engine::ProducerId(producer.0);
-        let settled = devices.iter().map(|device| self.inner.store.last_settled(id, device)).collect();
+        let settled = devices.iter().map(|device| self.inner.store.last_settled(id, device).0).collect();
         drop(producers);
         self.session.resumed(producer, settled);
     }
@@ -348,7 +347,7 @@ impl Lane<'_> {
             values: rows * batch.fields.len(),
         };
         self.mailbox.expect(ticket, in_flight);
-        let request = Append {
+        let request = engine::Append {
             producer: engine::ProducerId(producer.0),
             seq: engine::SeqNo(seq),
             payload: payload.clone(),

@@ -4,12 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tidewell_engine::Refusal;
+use tidewell_engine::{AppendSink, Refusal};
 use tokio::sync::Notify;
 
 use super::memory::Budget;
 use super::metrics::Metrics;
-use super::store::AppendSink;
 use crate::wire::ProducerId;
 
 /// What a lane is told.
