@@ -280,6 +280,3 @@ impl<T: Table> Work for DeviceWork<T> {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -9,7 +9,7 @@
 
 mod lanes;
 #[cfg(test)]
-mod scalar;
+pub(crate) mod scalar;
 mod summary;
 
 pub(crate) use summary::{Cell, Summary, aggregate_type};

@@ -35,11 +35,6 @@ impl Masks {
         self.matched.iter().map(|w| w.count_ones() as usize).sum()
     }
 
-    /// Whether some row matches.
-    pub fn any_match(&self) -> bool {
-        self.matched.iter().any(|&w| w != 0)
-    }
-
     /// Turns "the comparison holds" in `matched` into three outcomes.
     fn apply_validity(&mut self, validity: Option<&Bitmap>) {
         let rows = self.rows;

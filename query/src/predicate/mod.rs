@@ -17,7 +17,6 @@ mod prune;
 mod token;
 
 pub(crate) use evaluate::{Masks, Scratch, bitmap_word};
-pub(crate) use prune::Verdict;
 
 use tidewell_engine::TableSchema;
 

@@ -230,6 +230,3 @@ impl<T: Table> DevicesWork<T> {
         Ok(())
     }
 }
-
-#[cfg(test)]
-mod tests;
