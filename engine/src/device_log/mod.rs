@@ -106,6 +106,26 @@ pub struct Damage {
     pub reason: &'static str,
 }
 
+impl std::fmt::Display for Cut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{}: the log was cut at offset {}: {} ({} bytes that were never acknowledged)",
+            self.path, self.offset, self.reason, self.bytes
+        )
+    }
+}
+
+impl std::fmt::Display for Damage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} is damaged at offset {}: {} ({} bytes", self.path, self.offset, self.reason, self.len)?;
+        match self.batch {
+            Some((producer, seq)) => write!(f, "; batch {seq} of producer {producer} is lost)"),
+            None => write!(f, "; the batches in them are lost)"),
+        }
+    }
+}
+
 /// Counters of a [`LogWriter`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogStats {

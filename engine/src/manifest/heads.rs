@@ -1,6 +1,7 @@
 //! Owns files of what each producer had reached in a shard when its log was released; does not decide when to write one.
 
 use crate::error::{Error, Result};
+use crate::shard::Head;
 use crate::storage::{Storage, write_new_file};
 use crate::types::{ProducerId, SeqNo};
 
@@ -8,7 +9,7 @@ use crate::types::{ProducerId, SeqNo};
 const FORMAT_VERSION: u32 = 1;
 const MAGIC: [u8; 8] = *b"TWELLHED";
 const HEADER_BYTES: usize = 40;
-const PAIR_BYTES: usize = 24;
+const PAIR_BYTES: usize = 32;
 
 /// Name of a heads file.
 pub fn heads_name(shard: u32, number: u64) -> String {
@@ -22,7 +23,7 @@ pub fn heads_name(shard: u32, number: u64) -> String {
 ///
 /// # Panics
 /// When the producers do not rise.
-pub fn write_heads(storage: &dyn Storage, shard: u32, number: u64, pairs: &[(ProducerId, SeqNo)]) -> Result<()> {
+pub fn write_heads(storage: &dyn Storage, shard: u32, number: u64, pairs: &[(ProducerId, Head)]) -> Result<()> {
     assert!(pairs.windows(2).all(|pair| pair[0].0 < pair[1].0), "producers rise");
     let mut bytes = Vec::with_capacity(HEADER_BYTES + pairs.len() * PAIR_BYTES);
     bytes.extend_from_slice(&MAGIC);
@@ -31,9 +32,10 @@ pub fn write_heads(storage: &dyn Storage, shard: u32, number: u64, pairs: &[(Pro
     bytes.extend_from_slice(&number.to_le_bytes());
     bytes.extend_from_slice(&(pairs.len() as u64).to_le_bytes());
     bytes.extend_from_slice(&[0; 8]);
-    for (producer, seq) in pairs {
+    for (producer, head) in pairs {
         bytes.extend_from_slice(&producer.0.to_le_bytes());
-        bytes.extend_from_slice(&seq.0.to_le_bytes());
+        bytes.extend_from_slice(&head.seq.0.to_le_bytes());
+        bytes.extend_from_slice(&head.received_ns.to_le_bytes());
     }
     let body = crc32c::crc32c(&bytes[HEADER_BYTES..]);
     bytes[32..36].copy_from_slice(&body.to_le_bytes());
@@ -47,7 +49,7 @@ pub fn write_heads(storage: &dyn Storage, shard: u32, number: u64, pairs: &[(Pro
 ///
 /// # Errors
 /// When it cannot be read, is damaged, or is of a newer version.
-pub fn read_heads(storage: &dyn Storage, shard: u32, number: u64) -> Result<Vec<(ProducerId, SeqNo)>> {
+pub fn read_heads(storage: &dyn Storage, shard: u32, number: u64) -> Result<Vec<(ProducerId, Head)>> {
     let name = heads_name(shard, number);
     let bytes = storage.read(&name).map_err(Error::io("read", &*name))?;
     let damaged =
@@ -81,9 +83,11 @@ pub fn read_heads(storage: &dyn Storage, shard: u32, number: u64) -> Result<Vec<
         return Err(damaged(HEADER_BYTES, "pairs with their checksum", "other bytes".to_owned()));
     }
     let pair = |pair: &[u8]| {
-        let (producer, seq) = pair.split_first_chunk::<16>().expect("pairs have 24 bytes");
-        let seq = u64::from_le_bytes(*seq.first_chunk().expect("pairs have 24 bytes"));
-        (ProducerId(u128::from_le_bytes(*producer)), SeqNo(seq))
+        let (producer, rest) = pair.split_first_chunk::<16>().expect("pairs have 32 bytes");
+        let (seq, received) = rest.split_first_chunk::<8>().expect("pairs have 32 bytes");
+        let received = received.first_chunk().expect("pairs have 32 bytes");
+        let head = Head { seq: SeqNo(u64::from_le_bytes(*seq)), received_ns: i64::from_le_bytes(*received) };
+        (ProducerId(u128::from_le_bytes(*producer)), head)
     };
     Ok(body.chunks_exact(PAIR_BYTES).map(pair).collect())
 }
