@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use tidewell_engine::device_log::{LogConfig, LogWriter, RecordHead, replay};
 use tidewell_engine::manifest::{Edit, Manifest, ManifestState, SegmentMeta, read_heads, write_heads};
+use tidewell_engine::shard::Head;
 use tidewell_engine::storage::{Memory, Storage};
 use tidewell_engine::{FieldType, LogPosition, ProducerId, SeqNo};
 
@@ -124,7 +125,8 @@ fn manifest_version_1_is_read_and_written() {
 
 #[test]
 fn heads_version_1_are_read_and_written() {
-    let pairs = [(ProducerId(1), SeqNo(5)), (ProducerId(u128::MAX), SeqNo(u64::MAX))];
+    let head = |seq, received_ns| Head { seq: SeqNo(seq), received_ns };
+    let pairs = [(ProducerId(1), head(5, -1)), (ProducerId(u128::MAX), head(u64::MAX, i64::MAX))];
     let memory = Memory::new();
     write_heads(&memory, 1, 7, &pairs).unwrap();
     let written = memory.read(HEADS).unwrap();
