@@ -344,6 +344,42 @@ fn what_was_replayed_after_a_kill_survives_a_power_loss() {
 }
 
 #[test]
+fn copy_of_a_record_inside_a_payload_is_not_a_record() {
+    let memory = Memory::new();
+    let mut log = open(&memory, START);
+    append(&mut log, &[rec(1, 100)]);
+    log.commit().unwrap();
+    let name = file_name(3, 1);
+    let copy = memory.read(&name).unwrap()[RECORDS_START as usize..][..RECORD_HEADER_BYTES + 100].to_vec();
+    append(&mut log, &[(7, 2, copy)]);
+    let at = log.commit().unwrap().offset as usize - 512;
+    append(&mut log, &[rec(3, 1)]);
+    log.commit().unwrap();
+    // Without its header, the record around the copy is searched through.
+    memory.damage(&name, |bytes| bytes[at] ^= 1);
+    assert_eq!(replayed(&memory, START).0, [rec(1, 100), rec(3, 1)]);
+}
+
+#[test]
+fn file_is_not_written_again_once_a_later_one_was_begun() {
+    let faulty = Faulty::new();
+    let mut log = open(&faulty, START);
+    append(&mut log, &[rec(1, 100)]);
+    log.commit().unwrap();
+    // The next record needs a new file, for which the disk has no room but for its header.
+    append(&mut log, &[rec(2, 10_000)]);
+    faulty.fail_named(Operation::Write, &file_name(3, 2), Fault::Enospc);
+    assert!(log.commit().unwrap_err().is_disk_full());
+    log.abandon_group().unwrap();
+    faulty.heal();
+    // This one would fit into the old file, but that header says where the old file ends.
+    append(&mut log, &[rec(3, 10)]);
+    log.commit().unwrap();
+    assert_eq!(replayed(&faulty.crash(u64::MAX), START).0, [rec(1, 100), rec(3, 10)]);
+    assert_eq!(log.end().generation, 2);
+}
+
+#[test]
 fn newer_version_is_refused_by_name_and_a_flipped_version_is_not_taken_for_one() {
     let memory = Memory::new();
     three_groups(&memory);
