@@ -49,5 +49,6 @@ pub trait Part: Send + 'static {
     fn load_fields(&self, which: &[usize], rows: &mut Rows) -> Result<(), Error>;
 }
 
+mod engine;
 #[cfg(test)]
 pub(crate) mod memory;
