@@ -6,6 +6,7 @@ use std::io;
 use proptest::prelude::*;
 
 use super::*;
+use crate::shard::Head;
 use crate::storage::Memory;
 use crate::storage::faulty::{Fault, Faulty, Operation};
 use crate::types::{FieldType, LogPosition, ProducerId, SeqNo};
@@ -310,7 +311,9 @@ fn newer_version_and_a_file_under_another_name_are_refused() {
 #[test]
 fn heads_come_back_and_damage_is_named() {
     let memory = Memory::new();
-    let pairs: Vec<_> = (0..50u128).map(|n| (ProducerId(n << 90 | n), SeqNo(n as u64 + 1))).collect();
+    let pairs: Vec<_> = (0..50u128)
+        .map(|n| (ProducerId(n << 90 | n), Head { seq: SeqNo(n as u64 + 1), received_ns: n as i64 - 3 }))
+        .collect();
     write_heads(&memory, 1, 7, &pairs).unwrap();
     write_heads(&memory, 1, 8, &[]).unwrap();
     assert_eq!(read_heads(&memory, 1, 7).unwrap(), pairs);
