@@ -120,7 +120,7 @@ async fn restarts_of_the_whole_node_lose_and_repeat_nothing() {
             for round in 0..400 {
                 let batch = batch(&["truck_1", "truck_2", "truck_3"], 10, round);
                 expect(&mut expected, &batch);
-                let _delivery = client.send(batch).await.unwrap();
+                client.send(batch).await.unwrap();
                 rounds.fetch_add(1, Ordering::Relaxed);
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }

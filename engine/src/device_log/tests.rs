@@ -258,6 +258,27 @@ fn recycled_file_gives_only_its_new_records() {
 }
 
 #[test]
+fn full_disk_while_a_spare_is_renamed_passes_too() {
+    let faulty = Faulty::new();
+    let mut log = open(&faulty, START);
+    for seq in 1..8 {
+        append(&mut log, &[rec(seq, 4000)]);
+        log.commit().unwrap();
+    }
+    let from = log.end();
+    log.release_before(from).unwrap();
+    assert_eq!(log.stats().spares, 2);
+    append(&mut log, &[rec(10, 9000)]);
+    faulty.fail_named(Operation::Rename, "log", Fault::Enospc);
+    assert!(log.commit().unwrap_err().is_disk_full());
+    assert!(log.commit().unwrap_err().is_disk_full());
+    faulty.heal();
+    log.commit().unwrap();
+    assert_eq!((log.stats().spares, log.stats().recycled), (1, 1));
+    assert_eq!(replayed(&faulty.crash(0), from).0, [rec(10, 9000)]);
+}
+
+#[test]
 fn failed_sync_or_write_poisons_for_good() {
     for operation in [Operation::Sync, Operation::Write, Operation::Create, Operation::SyncDir] {
         let faulty = Faulty::new();

@@ -429,7 +429,7 @@ impl LogWriter {
         let error = Error::io(operation, path)(source);
         // A full disk is a state that passes, as long as nothing was promised; a failed sync never is, because the
         // system may have dropped what it could not write.
-        if !(error.is_disk_full() && matches!(operation, "create" | "write")) {
+        if !(error.is_disk_full() && matches!(operation, "create" | "write" | "rename to")) {
             self.poison = Some(error.to_string());
         }
         error

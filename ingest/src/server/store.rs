@@ -41,7 +41,9 @@ impl Store for Engine {
         Engine::append(self, request)
     }
 
-    fn skip(&self, _producer: ProducerId, _seq: SeqNo) {}
+    fn skip(&self, producer: ProducerId, seq: SeqNo) {
+        Engine::skip(self, producer, seq);
+    }
 
     fn last_settled(&self, producer: ProducerId, device: &str) -> SeqNo {
         Engine::last_settled(self, producer, device)
