@@ -1,0 +1,371 @@
+//! Owns reading CSV rows: header, columns to fields, cells to values; does not send.
+
+use std::collections::HashMap;
+use std::io::BufRead;
+
+use anyhow::{Context, Result, bail};
+use csv::ByteRecord;
+use tidewell_codec::FieldType;
+
+use super::input::Input;
+use super::rows::Cell;
+use super::sink::{Flow, Sink};
+use super::times::TimeReader;
+use super::types::{Guess, Spelling, TypeOverride};
+use crate::failure::usage;
+
+/// Rows that are looked at before types are decided.
+const SAMPLE_ROWS: usize = 10_000;
+/// Bytes of the sample at most, for files with very long rows.
+const SAMPLE_BYTES: usize = 8 << 20;
+
+/// What the caller says about CSV files.
+#[derive(Clone, Debug)]
+pub struct CsvOptions {
+    /// Table of all rows.
+    pub table: String,
+    /// Between cells; `None` looks at the header: the most frequent of `, ; TAB |`.
+    pub delimiter: Option<u8>,
+    /// Lines before the header.
+    pub skip_lines: usize,
+    /// Names of the columns when the file has no header.
+    pub columns: Option<Vec<String>>,
+    /// Cells may be wrapped in `"`.
+    pub quotes: bool,
+    /// Bytes are ISO-8859-1 instead of UTF-8.
+    pub latin1: bool,
+    /// Where the device stands.
+    pub device: Device,
+    /// Put before the device id.
+    pub device_prefix: String,
+    /// Columns that make the time, joined with a blank.
+    pub time_columns: Vec<String>,
+    /// Put before the time text.
+    pub time_prefix: String,
+    /// Reads time stamps.
+    pub times: TimeReader,
+    /// How cells are spelled.
+    pub spelling: Spelling,
+    /// Types by column.
+    pub types: Vec<TypeOverride>,
+    /// Only these columns become fields; empty = all.
+    pub fields: Vec<String>,
+    /// These columns do not become fields.
+    pub exclude: Vec<String>,
+    /// Column to field name.
+    pub rename: HashMap<String, String>,
+}
+
+/// Where the device id comes from.
+#[derive(Clone, Debug)]
+pub enum Device {
+    /// A column.
+    Column(String),
+    /// A constant; `{file}` stands for the file name without endings.
+    Constant(String),
+}
+
+/// One column that becomes a field.
+struct Field {
+    column: usize,
+    header: String,
+    name: String,
+    /// `None` until a value shows up: every cell of the sample was empty.
+    field_type: Option<FieldType>,
+}
+
+/// The columns of one file.
+struct Plan {
+    width: usize,
+    device: Option<usize>,
+    device_constant: String,
+    times: Vec<usize>,
+    fields: Vec<Field>,
+}
+
+/// Reads one file into `sink`. `known` holds the type of each field name, from the node and from earlier files.
+///
+/// # Errors
+/// When the file cannot be read, its header lacks a named column, or the sink refuses to go on.
+pub fn read(input: Input, options: &CsvOptions, known: &mut HashMap<String, FieldType>, sink: &mut dyn Sink) -> Result<()> {
+    let Input { name, stem, mut reader, .. } = input;
+    let mut line = 1u64;
+    for _ in 0..options.skip_lines {
+        let mut skipped = Vec::new();
+        reader.read_until(b'\n', &mut skipped).with_context(|| format!("read input: {name}"))?;
+        line += 1;
+    }
+    let delimiter = match options.delimiter {
+        Some(delimiter) => delimiter,
+        None => sniff(reader.fill_buf().with_context(|| format!("read input: {name}"))?),
+    };
+    let mut records = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .flexible(true)
+        .delimiter(delimiter)
+        .quoting(options.quotes)
+        .buffer_capacity(256 * 1024)
+        .from_reader(reader);
+    let first_line = line - 1;
+    let mut record = ByteRecord::new();
+    let mut next = |record: &mut ByteRecord| -> Result<bool> { records.read_byte_record(record).with_context(|| format!("read input: {name}")) };
+
+    let header = match &options.columns {
+        Some(columns) => columns.clone(),
+        None => {
+            if !next(&mut record)? {
+                tracing::warn!(file = name, "the file is empty");
+                return Ok(());
+            }
+            let cells: Option<Vec<String>> = record.iter().map(|cell| text_of(cell, options.latin1)).collect();
+            let mut header = cells.ok_or_else(|| usage(format!("read header: {name}: expected UTF-8, found other bytes; try --encoding latin-1")))?;
+            if let Some(first) = header.first_mut()
+                && let Some(rest) = first.strip_prefix('\u{feff}')
+            {
+                *first = rest.trim_start_matches('"').trim_end_matches('"').to_owned();
+            }
+            header
+        }
+    };
+    let mut plan = plan(&name, &stem, &header, options)?;
+    let mut sample = Vec::new();
+    let mut sample_bytes = 0;
+    while sample.len() < SAMPLE_ROWS && sample_bytes < SAMPLE_BYTES && next(&mut record)? {
+        sample_bytes += record.as_slice().len();
+        sample.push(record.clone());
+    }
+    decide_types(&mut plan, &sample, options, known);
+
+    let mut rows = RowReader { options, plan, times: options.times.clone(), latin1: vec![String::new(); header.len()], time: String::new(), device: String::new() };
+    for record in &sample {
+        if let Flow::Stop = rows.take(record, first_line, known, sink)? {
+            return Ok(());
+        }
+    }
+    let full_sample = sample.len() == SAMPLE_ROWS || sample_bytes >= SAMPLE_BYTES;
+    drop(sample);
+    while full_sample && next(&mut record)? {
+        if let Flow::Stop = rows.take(&record, first_line, known, sink)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn text_of(cell: &[u8], latin1: bool) -> Option<String> {
+    let text = if latin1 { cell.iter().map(|b| *b as char).collect() } else { std::str::from_utf8(cell).ok()?.to_owned() };
+    Some(text.trim().to_owned())
+}
+
+/// The most frequent candidate in the first line.
+fn sniff(head: &[u8]) -> u8 {
+    let line = head.split(|b| *b == b'\n').next().unwrap_or_default();
+    let mut quoted = false;
+    let mut counts = [(b',', 0), (b';', 0), (b'\t', 0), (b'|', 0)];
+    for byte in line {
+        quoted ^= *byte == b'"';
+        if !quoted && let Some((_, count)) = counts.iter_mut().find(|(candidate, _)| candidate == byte) {
+            *count += 1;
+        }
+    }
+    // `max_by_key` keeps the last of equals; the comma is to win when nothing was found.
+    counts.iter().rev().max_by_key(|(_, count)| *count).map_or(b',', |(byte, _)| *byte)
+}
+
+fn plan(name: &str, stem: &str, header: &[String], options: &CsvOptions) -> Result<Plan> {
+    let find = |column: &str, flag: &str| {
+        let mut found = header.iter().enumerate().filter(|(_, h)| *h == column);
+        match (found.next(), found.next()) {
+            (Some((at, _)), None) => Ok(at),
+            (Some(_), Some(_)) => Err(usage(format!("read header: {name}: column `{column}` ({flag}) is there more than once"))),
+            _ => Err(usage(format!(
+                "read header: {name}: expected a column `{column}` ({flag}), found {}; check --delimiter and --skip-lines",
+                shown(header)
+            ))),
+        }
+    };
+    let times = options.time_columns.iter().map(|column| find(column, "--time-column")).collect::<Result<Vec<_>>>()?;
+    let (device, device_constant) = match &options.device {
+        Device::Column(column) => (Some(find(column, "--device-column")?), String::new()),
+        Device::Constant(text) => (None, format!("{}{}", options.device_prefix, text.replace("{file}", stem))),
+    };
+    for (list, flag) in [(&options.fields, "--fields"), (&options.exclude, "--exclude")] {
+        for column in list {
+            find(column, flag)?;
+        }
+    }
+    let mut fields: Vec<Field> = Vec::new();
+    for (column, title) in header.iter().enumerate() {
+        let wanted = if options.fields.is_empty() { !options.exclude.contains(title) } else { options.fields.contains(title) };
+        // A header that ends with the delimiter has an unnamed last column.
+        if title.is_empty() || !wanted || Some(column) == device || times.contains(&column) {
+            continue;
+        }
+        let field = options.rename.get(title).unwrap_or(title).clone();
+        if let Some(other) = fields.iter().find(|f| f.name == field) {
+            return Err(usage(format!(
+                "read header: {name}: columns {} and {} would both be the field `{field}`; leave one out with --exclude or name it with --rename",
+                other.column + 1,
+                column + 1
+            )));
+        }
+        fields.push(Field { column, header: title.clone(), name: field, field_type: None });
+    }
+    if fields.is_empty() {
+        bail!(usage(format!("read header: {name}: no column is left for a field, found {}; check --delimiter, --fields and --exclude", shown(header))));
+    }
+    Ok(Plan { width: header.len(), device, device_constant, times, fields })
+}
+
+fn shown(header: &[String]) -> String {
+    let mut text = header.iter().take(30).map(|h| format!("`{h}`")).collect::<Vec<_>>().join(", ");
+    if header.len() > 30 {
+        text += &format!(" and {} more", header.len() - 30);
+    }
+    text
+}
+
+fn decide_types(plan: &mut Plan, sample: &[ByteRecord], options: &CsvOptions, known: &mut HashMap<String, FieldType>) {
+    let all_numbers = options.types.iter().find(|t| t.column == "*").map(|t| t.field_type);
+    for field in &mut plan.fields {
+        let named = options.types.iter().find(|t| t.column == field.header || t.column == field.name);
+        field.field_type = named.map(|t| t.field_type).or_else(|| known.get(&field.name).copied()).or_else(|| {
+            let mut guess = Guess::default();
+            for record in sample.iter().filter(|r| r.len() >= plan.width) {
+                let cell = record.get(field.column).unwrap_or_default();
+                match std::str::from_utf8(cell) {
+                    Ok(text) => guess.see(text.trim(), &options.spelling),
+                    Err(_) if options.latin1 => guess.see("text", &options.spelling),
+                    Err(_) => {}
+                }
+            }
+            match guess.field_type() {
+                Some(FieldType::I64 | FieldType::F64) if all_numbers.is_some() => all_numbers,
+                other => other,
+            }
+        });
+        if let Some(field_type) = field.field_type {
+            known.insert(field.name.clone(), field_type);
+        }
+    }
+}
+
+/// Turns records into rows, with buffers that are used again.
+struct RowReader<'o> {
+    options: &'o CsvOptions,
+    plan: Plan,
+    times: TimeReader,
+    /// Decoded cells that are not plain ASCII, by column.
+    latin1: Vec<String>,
+    time: String,
+    device: String,
+}
+
+impl RowReader<'_> {
+    fn take(&mut self, record: &ByteRecord, first_line: u64, known: &mut HashMap<String, FieldType>, sink: &mut dyn Sink) -> Result<Flow> {
+        let line = first_line + record.position().map_or(0, |p| p.line());
+        // A blank line is nothing, not a bad row; the reader itself only skips lines that are quite empty.
+        if record.len() <= 1 && record.get(0).is_none_or(|cell| cell.trim_ascii().is_empty()) {
+            return Ok(Flow::Continue);
+        }
+        match self.row(record, known, sink) {
+            Ok(()) => sink.after_row(),
+            Err(reason) => sink.bad(line, &reason),
+        }
+    }
+
+    fn row(&mut self, record: &ByteRecord, known: &mut HashMap<String, FieldType>, sink: &mut dyn Sink) -> Result<(), String> {
+        let mut width = record.len();
+        while width > self.plan.width && record.get(width - 1).is_some_and(|cell| cell.trim_ascii().is_empty()) {
+            width -= 1;
+        }
+        // A header that ends with the delimiter counts one column that rows need not have.
+        if width != self.plan.width && width < self.needed() || width > self.plan.width {
+            return Err(format!("expected {} columns, found {}", self.plan.width, record.len()));
+        }
+        if self.options.latin1 {
+            for (column, decoded) in self.latin1.iter_mut().enumerate() {
+                decoded.clear();
+                let cell = record.get(column).unwrap_or_default();
+                if !cell.is_ascii() {
+                    decoded.extend(cell.iter().map(|b| *b as char));
+                }
+            }
+        }
+        let latin1 = &self.latin1;
+        let cell = |column: usize| -> Result<&str, String> {
+            if let Some(decoded) = latin1.get(column).filter(|d| !d.is_empty()) {
+                return Ok(decoded.trim());
+            }
+            let text = std::str::from_utf8(record.get(column).unwrap_or_default());
+            text.map(str::trim).map_err(|_| format!("column {}: not UTF-8; try --encoding latin-1", column + 1))
+        };
+        let time = match &self.plan.times[..] {
+            [one] if self.options.time_prefix.is_empty() => self.times.read(cell(*one)?)?,
+            columns => {
+                self.time.clear();
+                self.time.push_str(&self.options.time_prefix);
+                for (at, column) in columns.iter().enumerate() {
+                    if at > 0 {
+                        self.time.push(' ');
+                    }
+                    self.time.push_str(cell(*column)?);
+                }
+                self.times.read(&self.time)?
+            }
+        };
+        let device = match self.plan.device {
+            None => self.plan.device_constant.as_str(),
+            Some(column) => {
+                let id = cell(column)?;
+                if self.options.spelling.is_null(id) {
+                    return Err("the device is empty".into());
+                }
+                if self.options.device_prefix.is_empty() {
+                    id
+                } else {
+                    self.device.clear();
+                    self.device.push_str(&self.options.device_prefix);
+                    self.device.push_str(id);
+                    &self.device
+                }
+            }
+        };
+        let mut cells: Vec<(usize, Cell<'_>)> = Vec::with_capacity(self.plan.fields.len());
+        let buffer = sink.table(&self.options.table);
+        for field in &mut self.plan.fields {
+            let text = cell(field.column)?;
+            let field_type = match field.field_type {
+                Some(field_type) => field_type,
+                None if self.options.spelling.is_null(text) => continue,
+                None => {
+                    // The sample had no value here. A lone `1` may be the start of `1.5`, so numbers are doubles.
+                    let mut guess = Guess::default();
+                    guess.see(text, &self.options.spelling);
+                    let late = match guess.field_type() {
+                        Some(FieldType::I64) | None => FieldType::F64,
+                        Some(other) => other,
+                    };
+                    field.field_type = Some(late);
+                    known.insert(field.name.clone(), late);
+                    late
+                }
+            };
+            let value = self.options.spelling.cell(text, field_type).map_err(|e| {
+                let hint = if field_type == FieldType::I64 { format!("; --types '{}=f64' takes fractions", field.header) } else { String::new() };
+                format!("column `{}`: {e}{hint}", field.header)
+            })?;
+            cells.push((buffer.field(&field.name, field_type)?, value));
+        }
+        buffer.push(device, time, &cells)
+    }
+
+    /// The last column that is used, plus one.
+    fn needed(&self) -> usize {
+        let named = self.plan.fields.iter().map(|f| f.column).chain(self.plan.times.iter().copied()).chain(self.plan.device);
+        named.max().map_or(0, |last| last + 1).max(self.plan.width.saturating_sub(1))
+    }
+}
+
+#[cfg(test)]
+mod tests;
