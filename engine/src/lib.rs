@@ -1,1 +1,13 @@
-//! placeholder
+//! Durable, ordered samples: per-device logs, memtables, compressed segments, scans.
+//!
+//! Plain threads, no async, no network, no Arrow. Modules in the order in which data flows:
+//!
+//! - [`types`], [`error`]: the words that all others use
+//! - [`storage`]: the only door to files
+
+pub mod error;
+pub mod storage;
+pub mod types;
+
+pub use error::{Error, Refusal, RefusalCode, Result};
+pub use types::*;

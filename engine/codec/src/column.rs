@@ -396,7 +396,9 @@ impl Column {
             (Values::I64(a), Values::I64(b)) => a.extend_from_slice(&b[range]),
             (Values::Bool(a), Values::Bool(b)) => a.extend_from(b, range),
             (Values::Utf8(a), Values::Utf8(b)) => a.extend_from(b, range),
-            (a, b) => panic!("a {:?} column cannot take rows of {:?}", std::mem::discriminant(a), std::mem::discriminant(b)),
+            (a, b) => {
+                panic!("a {:?} column cannot take rows of {:?}", std::mem::discriminant(a), std::mem::discriminant(b))
+            }
         }
     }
 

@@ -4,7 +4,21 @@
 //! (which hold the same column chunks). Pure functions over memory: no file, no clock, no thread.
 //!
 //! - [`column`]: columns in memory, in Arrow's layout
+//! - [`batch`]: rows of many devices as columns, and the bytes of a batch
+//! - `chunk`: one column as a self-describing chunk of bytes, and back
 
+pub mod batch;
+mod chunk;
 pub mod column;
+mod error;
+mod reader;
 
+pub use batch::{
+    Batch, BatchError, BatchField, BatchHead, BatchLimits, DeviceRuns, MixedShards, decode_batch, encode_batch,
+    peek_batch, shard_of,
+};
+pub use chunk::{
+    Tier, decode_column, decode_column_into, decode_times, decode_times_into, encode_column, encode_times,
+};
 pub use column::{Bitmap, Column, FieldType, Text, Values};
+pub use error::CodecError;

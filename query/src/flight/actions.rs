@@ -1,0 +1,222 @@
+//! Owns the actions of the query address: what each needs, does and returns; does not check certificates.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow_flight::{Action, ActionType, Result as ActionResult};
+use futures::stream::{self, BoxStream, StreamExt};
+use globset::Glob;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tonic::Status;
+
+use super::auth::{Principal, Roles};
+use super::descriptor::no_sql;
+use super::status::engine_status;
+use super::store::{DeviceSummary, Store};
+
+/// The results of one action.
+pub(crate) type Results = BoxStream<'static, Result<ActionResult, Status>>;
+
+/// One kind of action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Flush,
+    Compact,
+    Stats,
+    Devices,
+    Describe,
+}
+
+/// Every action: name, kind, description.
+const ACTIONS: [(&str, Kind, &str); 5] = [
+    ("flush", Kind::Flush, "Writes rows in memory to segments. No body. Needs admin. Returns {\"flushed\":true}."),
+    ("compact", Kind::Compact, "Merges segments now. No body. Needs admin. Returns {\"compacted\":true}."),
+    ("stats", Kind::Stats, "Counters and sizes. No body. Needs reader. Returns one JSON object."),
+    (
+        "devices",
+        Kind::Devices,
+        "Registered devices that the caller may read. Body: none or {\"glob\":\"truck_*\"}. Needs reader. \
+         Returns one JSON object per device: id, attributes, first_seen, last_seen.",
+    ),
+    (
+        "describe",
+        Kind::Describe,
+        "Replaces the attributes of a device. Body: {\"device\":\"truck_1\",\"attributes\":{\"fleet\":\"north\"}}. \
+         Needs writer. Returns {\"described\":\"truck_1\"}.",
+    ),
+];
+
+/// Actions of Flight SQL that drivers send before anything else.
+const SQL_ACTIONS: [&str; 8] = [
+    "CreatePreparedStatement",
+    "ClosePreparedStatement",
+    "CreatePreparedSubstraitPlan",
+    "BeginTransaction",
+    "EndTransaction",
+    "BeginSavepoint",
+    "EndSavepoint",
+    "CancelQuery",
+];
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DevicesBody {
+    glob: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DescribeBody {
+    device: String,
+    attributes: BTreeMap<String, String>,
+}
+
+/// The answer to ListActions.
+pub(crate) fn list() -> impl Iterator<Item = ActionType> {
+    ACTIONS.iter().map(|(name, _, text)| ActionType { r#type: (*name).to_owned(), description: (*text).to_owned() })
+}
+
+/// Finds the action and checks that `caller` may run it.
+pub(crate) fn admit(action: &Action, caller: &Principal) -> Result<Kind, Status> {
+    let name = action.r#type.as_str();
+    let Some((_, kind, _)) = ACTIONS.iter().find(|(known, _, _)| *known == name) else {
+        if SQL_ACTIONS.contains(&name) {
+            return Err(no_sql(name));
+        }
+        if name == "CancelFlightInfo" {
+            return Err(Status::unimplemented("CancelFlightInfo: a query stops when its DoGet stream is cancelled"));
+        }
+        let known: Vec<&str> = ACTIONS.iter().map(|(known, _, _)| *known).collect();
+        return Err(Status::unimplemented(format!("no action '{name}': this version has {}", known.join(", "))));
+    };
+    let needed = match kind {
+        Kind::Flush | Kind::Compact => Roles { reader: false, writer: false, admin: true },
+        Kind::Stats | Kind::Devices => Roles::READER,
+        Kind::Describe => Roles::WRITER,
+    };
+    caller.require(needed, &format!("action '{name}'"))?;
+    Ok(*kind)
+}
+
+/// Runs an action. Blocks.
+pub(crate) fn run(kind: Kind, body: &[u8], store: &Arc<dyn Store>, caller: &Principal) -> Result<Results, Status> {
+    match kind {
+        Kind::Flush => {
+            no_body("flush", body)?;
+            store.flush().map_err(|error| engine_status(&error))?;
+            Ok(one(&json!({"flushed": true})))
+        }
+        Kind::Compact => {
+            no_body("compact", body)?;
+            store.compact().map_err(|error| engine_status(&error))?;
+            Ok(one(&json!({"compacted": true})))
+        }
+        Kind::Stats => {
+            no_body("stats", body)?;
+            Ok(one(&store.stats()))
+        }
+        Kind::Devices => devices(body, store, caller),
+        Kind::Describe => describe(body, store, caller),
+    }
+}
+
+fn devices(body: &[u8], store: &Arc<dyn Store>, caller: &Principal) -> Result<Results, Status> {
+    let body = if body.is_empty() { DevicesBody { glob: None } } else { parse("devices", body)? };
+    let glob = match &body.glob {
+        None => None,
+        Some(pattern) => Some(
+            Glob::new(pattern)
+                .map_err(|error| Status::invalid_argument(format!("action 'devices': glob '{pattern}': {error}")))?
+                .compile_matcher(),
+        ),
+    };
+    let scope = caller.devices.clone();
+    let matching = store.devices().into_iter().filter(move |device| {
+        scope.contains(&device.id) && glob.as_ref().is_none_or(|glob| glob.is_match(&*device.id))
+    });
+    Ok(stream::iter(matching.map(|device| Ok(ActionResult::new(device_json(&device).to_string())))).boxed())
+}
+
+fn device_json(device: &DeviceSummary) -> serde_json::Value {
+    json!({
+        "id": device.id,
+        "attributes": device.attributes,
+        "first_seen": time_text(device.first_seen_ns),
+        "last_seen": time_text(device.last_seen_ns),
+    })
+}
+
+fn describe(body: &[u8], store: &Arc<dyn Store>, caller: &Principal) -> Result<Results, Status> {
+    let body: DescribeBody = parse("describe", body)?;
+    if body.device.is_empty() || body.device.len() > 256 {
+        return Err(Status::invalid_argument(format!(
+            "action 'describe': device id of {} bytes, expected 1 to 256",
+            body.device.len()
+        )));
+    }
+    if !caller.devices.contains(&body.device) {
+        return Err(Status::permission_denied(format!(
+            "action 'describe': the grant of '{}' does not cover device '{}'",
+            caller.name, body.device
+        )));
+    }
+    store.set_attributes(&body.device, body.attributes).map_err(|error| engine_status(&error))?;
+    Ok(one(&json!({"described": body.device})))
+}
+
+fn one(value: &serde_json::Value) -> Results {
+    let result = ActionResult::new(value.to_string());
+    stream::iter([Ok(result)]).boxed()
+}
+
+fn no_body(name: &str, body: &[u8]) -> Result<(), Status> {
+    if body.is_empty() || body == b"{}" {
+        return Ok(());
+    }
+    Err(Status::invalid_argument(format!("action '{name}' takes no body, and {} bytes came", body.len())))
+}
+
+fn parse<T: DeserializeOwned>(name: &str, body: &[u8]) -> Result<T, Status> {
+    serde_json::from_slice(body).map_err(|error| Status::invalid_argument(format!("action '{name}': body: {error}")))
+}
+
+/// RFC 3339 with nanoseconds.
+fn time_text(time_ns: i64) -> String {
+    let time = jiff::Timestamp::from_nanosecond(i128::from(time_ns)).expect("every i64 of nanoseconds is a valid time");
+    format!("{time:.9}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flight::auth::DeviceScope;
+
+    #[test]
+    fn roles_decide() {
+        let reader = Principal { name: "r".into(), roles: Roles::READER, devices: DeviceScope::All };
+        assert_eq!(admit(&Action::new("devices", ""), &reader).unwrap(), Kind::Devices);
+        for name in ["flush", "compact", "describe"] {
+            let status = admit(&Action::new(name, ""), &reader).unwrap_err();
+            assert_eq!(status.code(), tonic::Code::PermissionDenied, "{name}");
+            admit(&Action::new(name, ""), &Principal::admin("a")).unwrap();
+        }
+    }
+
+    #[test]
+    fn unknown_actions_say_what_there_is() {
+        let admin = Principal::admin("a");
+        let status = admit(&Action::new("fly", ""), &admin).unwrap_err();
+        assert!(status.message().contains("flush, compact, stats, devices, describe"), "{}", status.message());
+        let status = admit(&Action::new("CreatePreparedStatement", ""), &admin).unwrap_err();
+        assert!(status.message().contains("SQL is not available"), "{}", status.message());
+    }
+
+    #[test]
+    fn times_have_nanoseconds() {
+        assert_eq!(time_text(0), "1970-01-01T00:00:00.000000000Z");
+        assert_eq!(time_text(i64::MAX), "2262-04-11T23:47:16.854775807Z");
+        time_text(i64::MIN);
+    }
+}

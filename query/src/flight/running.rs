@@ -1,0 +1,248 @@
+//! Owns how many queries run, how long, and who stops them; does not run them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::Status;
+
+use crate::query::CancelFlag;
+
+/// Bounds of the query address.
+#[derive(Clone, Debug)]
+pub struct FlightLimits {
+    /// Queries that run at a time. Each holds at most a few record batches in memory.
+    pub queries: usize,
+    /// Actions such as `flush` that run at a time.
+    pub actions: usize,
+    /// How long a call waits for its turn before RESOURCE_EXHAUSTED.
+    pub turn_wait: Duration,
+    /// How long a query may compute. Time in which its client takes no data does not count.
+    pub compute: Duration,
+    /// How long a client may take no data before its query is stopped.
+    pub stall: Duration,
+    /// A quiet stream gets an empty batch after this time, since proxies cut streams that say nothing.
+    pub keep_alive: Duration,
+    /// How long running queries may go on after shutdown began.
+    pub drain: Duration,
+}
+
+impl Default for FlightLimits {
+    fn default() -> Self {
+        Self {
+            queries: 64,
+            actions: 4,
+            turn_wait: Duration::from_secs(2),
+            compute: Duration::from_secs(300),
+            stall: Duration::from_secs(120),
+            keep_alive: Duration::from_secs(5),
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Why a query stopped before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Stop {
+    /// Nobody asked for it.
+    None = 0,
+    /// Its client went away.
+    ClientGone = 1,
+    /// It computed for too long.
+    TimeLimit = 2,
+    /// Its client took no data for too long.
+    Stalled = 3,
+    /// The node is going down.
+    ShuttingDown = 4,
+}
+
+/// All running queries of a service.
+#[derive(Debug)]
+pub(crate) struct Running {
+    turns: Arc<Semaphore>,
+    turns_max: usize,
+    turn_wait: Duration,
+    next_id: AtomicU64,
+    queries: Mutex<HashMap<u64, Arc<QueryState>>>,
+}
+
+impl Running {
+    pub(crate) fn new(turns: usize, turn_wait: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            turns: Arc::new(Semaphore::new(turns)),
+            turns_max: turns,
+            turn_wait,
+            next_id: AtomicU64::new(0),
+            queries: Mutex::default(),
+        })
+    }
+
+    /// Waits for a turn, not for long.
+    pub(crate) async fn start(self: &Arc<Self>, what: &str) -> Result<RunningQuery, Status> {
+        let permit = match self.turns.clone().try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => match tokio::time::timeout(self.turn_wait, self.turns.clone().acquire_owned()).await {
+                Ok(Ok(permit)) => permit,
+                _ => {
+                    return Err(Status::resource_exhausted(format!(
+                        "{} {what} run already, the most that this node allows; try again later",
+                        self.turns_max
+                    )));
+                }
+            },
+        };
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let state = Arc::new(QueryState::default());
+        self.queries.lock().insert(id, state.clone());
+        Ok(RunningQuery { id, state, running: self.clone(), _permit: permit })
+    }
+
+    /// How many run now.
+    pub(crate) fn count(&self) -> usize {
+        self.queries.lock().len()
+    }
+
+    /// Stops all that run now.
+    pub(crate) fn stop_all(&self) {
+        self.queries.lock().values().for_each(|query| query.stop(Stop::ShuttingDown));
+    }
+}
+
+/// One query that holds a turn. Dropped by whoever computes, when the computation ended.
+#[derive(Debug)]
+pub(crate) struct RunningQuery {
+    id: u64,
+    state: Arc<QueryState>,
+    running: Arc<Running>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl RunningQuery {
+    pub(crate) fn state(&self) -> &Arc<QueryState> {
+        &self.state
+    }
+}
+
+impl Drop for RunningQuery {
+    fn drop(&mut self) {
+        self.running.queries.lock().remove(&self.id);
+    }
+}
+
+/// What the computing side and the sending side of a query share.
+#[derive(Debug, Default)]
+pub(crate) struct QueryState {
+    /// The flag that scans look at.
+    cancel: CancelFlag,
+    reason: AtomicU8,
+    complete: AtomicBool,
+    computing: Mutex<Computing>,
+}
+
+#[derive(Debug, Default)]
+struct Computing {
+    before: Duration,
+    since: Option<Instant>,
+}
+
+impl QueryState {
+    /// The flag that stops the computation.
+    pub(crate) fn cancel_flag(&self) -> CancelFlag {
+        self.cancel.clone()
+    }
+
+    /// Asks the computation to stop; the first reason is kept.
+    pub(crate) fn stop(&self, reason: Stop) {
+        let _ = self.reason.compare_exchange(Stop::None as u8, reason as u8, Ordering::AcqRel, Ordering::Acquire);
+        self.cancel.cancel();
+    }
+
+    /// Why it was asked to stop.
+    pub(crate) fn stopped(&self) -> Stop {
+        match self.reason.load(Ordering::Acquire) {
+            1 => Stop::ClientGone,
+            2 => Stop::TimeLimit,
+            3 => Stop::Stalled,
+            4 => Stop::ShuttingDown,
+            _ => Stop::None,
+        }
+    }
+
+    /// Marks that the answer was handed over to its end.
+    pub(crate) fn complete(&self) {
+        self.complete.store(true, Ordering::Release);
+    }
+
+    /// Runs one step of the computation on the clock.
+    pub(crate) fn compute<T>(&self, step: impl FnOnce() -> T) -> T {
+        self.computing.lock().since = Some(Instant::now());
+        let result = step();
+        let mut computing = self.computing.lock();
+        if let Some(since) = computing.since.take() {
+            computing.before += since.elapsed();
+        }
+        result
+    }
+
+    /// How long it computed so far.
+    pub(crate) fn computed(&self) -> Duration {
+        let computing = self.computing.lock();
+        computing.before + computing.since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// How the answer ended, when nothing more comes: well, or with the status to send.
+    pub(crate) fn outcome(&self, limits: &FlightLimits) -> Result<(), Status> {
+        Err(match self.stopped() {
+            Stop::None if self.complete.load(Ordering::Acquire) => return Ok(()),
+            Stop::None => {
+                Status::internal("the query ended without a result: this is a defect of the node, see its log")
+            }
+            Stop::ClientGone => Status::cancelled("the client went away"),
+            Stop::TimeLimit => Status::deadline_exceeded(format!(
+                "the query computed for more than {} s, the limit of this node; narrow its range, devices or fields",
+                limits.compute.as_secs_f64()
+            )),
+            Stop::Stalled => Status::deadline_exceeded(format!(
+                "the client took no data for {} s; read faster or ask for less",
+                limits.stall.as_secs_f64()
+            )),
+            Stop::ShuttingDown => Status::unavailable("the node is shutting down; ask again when it is back"),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn turns_are_bounded_and_come_back() {
+        let running = Running::new(1, Duration::from_millis(1));
+        let query = running.start("queries").await.unwrap();
+        let refused = running.start("queries").await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        assert_eq!(running.count(), 1);
+        running.stop_all();
+        assert!(query.state().cancel_flag().is_cancelled());
+        assert_eq!(query.state().outcome(&FlightLimits::default()).unwrap_err().code(), tonic::Code::Unavailable);
+        drop(query);
+        assert_eq!(running.count(), 0);
+        running.start("queries").await.unwrap();
+    }
+
+    #[test]
+    fn the_first_reason_is_kept_and_an_unfinished_answer_is_an_error() {
+        let state = QueryState::default();
+        let limits = FlightLimits::default();
+        assert_eq!(state.outcome(&limits).unwrap_err().code(), tonic::Code::Internal);
+        state.complete();
+        assert!(state.outcome(&limits).is_ok());
+        state.stop(Stop::TimeLimit);
+        state.stop(Stop::ClientGone);
+        assert_eq!(state.outcome(&limits).unwrap_err().code(), tonic::Code::DeadlineExceeded);
+    }
+}

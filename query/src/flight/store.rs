@@ -1,0 +1,82 @@
+//! Owns what the query address needs of the node behind it; does not implement it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use tidewell_engine::{Error, TableSchema};
+use tonic::Status;
+
+use super::auth::DeviceScope;
+use crate::query::CancelFlag;
+use crate::request::Request;
+
+/// The record batches of an answer, computed one at a time as they are asked for. Asking may block.
+pub type Batches = Box<dyn Iterator<Item = Result<RecordBatch, Status>> + Send>;
+
+/// A checked question over one moment of the data.
+pub struct Plan {
+    /// The columns of its answer.
+    pub schema: SchemaRef,
+    /// Whether it surely takes well under a millisecond to compute.
+    pub small: bool,
+    /// The answer. Nothing is computed before the first batch is asked for.
+    pub batches: Batches,
+}
+
+/// One device of the registry.
+#[derive(Clone, Debug)]
+pub struct DeviceSummary {
+    /// Its id.
+    pub id: Arc<str>,
+    /// Its attributes.
+    pub attributes: Arc<BTreeMap<String, String>>,
+    /// When the node first received something of it, nanoseconds since 1970 UTC.
+    pub first_seen_ns: i64,
+    /// When the node last received something of it.
+    pub last_seen_ns: i64,
+}
+
+/// A node as the query address sees it. All calls may block, and see every row acknowledged before.
+pub trait Store: Send + Sync + 'static {
+    /// Checks a question against the tables, restricted to the devices in `scope`; must not block for long.
+    /// `cancel` is set when nobody wants the answer any more; the computation looks at it often.
+    ///
+    /// # Errors
+    /// The status to send: the caller's fault, unless a file is damaged.
+    fn plan(&self, request: &Request, scope: &DeviceScope, cancel: CancelFlag) -> Result<Plan, Status>;
+
+    /// All tables, sorted by name.
+    fn tables(&self) -> Vec<Arc<TableSchema>>;
+
+    /// Whether a device in `scope` has rows in `table`.
+    ///
+    /// # Errors
+    /// When a file is damaged.
+    fn has_devices(&self, table: &str, scope: &DeviceScope) -> Result<bool, Error>;
+
+    /// All devices, sorted by id.
+    fn devices(&self) -> Vec<DeviceSummary>;
+
+    /// Replaces the attributes of a device.
+    ///
+    /// # Errors
+    /// When a bound is broken or the disk refuses.
+    fn set_attributes(&self, device: &str, attributes: BTreeMap<String, String>) -> Result<(), Error>;
+
+    /// Writes memtables to segments.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    fn flush(&self) -> Result<(), Error>;
+
+    /// Merges segments now.
+    ///
+    /// # Errors
+    /// When the disk refuses or a file is damaged.
+    fn compact(&self) -> Result<(), Error>;
+
+    /// Counters and sizes as one JSON object.
+    fn stats(&self) -> serde_json::Value;
+}

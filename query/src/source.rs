@@ -1,0 +1,51 @@
+//! Owns the seam to stored data, as the engine's snapshot gives it; does not hold data.
+//!
+//! The traits mirror the engine's `Snapshot`, `TableView` and `Part` method by method. They exist so that answers can be
+//! tested against a naive store in memory; every use is generic, so no call in a loop goes through a table.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tidewell_engine::{Error, FieldStats, Rows, TableSchema};
+
+/// Data of one moment. Cheap to clone.
+pub trait Source: Clone + Send + Sync + 'static {
+    /// One table of that moment.
+    type Table: Table;
+
+    /// All tables, sorted by name.
+    fn tables(&self) -> Vec<Arc<TableSchema>>;
+    /// The table called `name`.
+    fn table(&self, name: &str) -> Option<Self::Table>;
+    /// The attributes of a device; `None` when the device is unknown.
+    fn attributes(&self, device: &str) -> Option<Arc<BTreeMap<String, String>>>;
+}
+
+/// One table of one moment.
+pub trait Table: Send + Sync + 'static {
+    /// Rows of one device that lie together in time.
+    type Part: Part;
+
+    /// Name and fields.
+    fn schema(&self) -> &Arc<TableSchema>;
+    /// Devices that have rows here, sorted by id.
+    fn devices(&self) -> Result<Vec<Arc<str>>, Error>;
+    /// The rows of `device` with `start <= time < end`, as parts in time order that do not overlap. `fields` are indexes
+    /// into the schema.
+    fn scan(&self, device: &str, start: i64, end: i64, fields: &[usize]) -> Result<Vec<Self::Part>, Error>;
+}
+
+/// Rows of one device that lie together in time, perhaps not decoded yet. Indexes are into the `fields` of the scan.
+pub trait Part: Send + 'static {
+    /// First and last time inside, both inclusive; for a part cut by the range, a bound that may be wider.
+    fn time_range(&self) -> (i64, i64);
+    /// Most rows that loading can give.
+    fn rows_max(&self) -> usize;
+    /// Exact statistics; present only when every row of the part lies inside the range of the scan.
+    fn stats(&self, field: usize) -> Option<FieldStats>;
+    /// Replaces the content of `rows` by the times and the columns `which`; other columns are left empty.
+    fn load_fields(&self, which: &[usize], rows: &mut Rows) -> Result<(), Error>;
+}
+
+#[cfg(test)]
+pub(crate) mod memory;

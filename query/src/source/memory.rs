@@ -1,0 +1,1 @@
+//! Owns a naive store in memory for tests; does not try to be fast.
