@@ -8,7 +8,7 @@ use csv::ByteRecord;
 use tidewell_codec::FieldType;
 
 use super::input::Input;
-use super::rows::Cell;
+use super::rows::{Cell, clean_name};
 use super::sink::{Flow, Sink};
 use super::times::TimeReader;
 use super::types::{Guess, Spelling, TypeOverride};
@@ -201,13 +201,16 @@ fn plan(name: &str, stem: &str, header: &[String], options: &CsvOptions) -> Resu
         if title.is_empty() || !wanted || Some(column) == device || times.contains(&column) {
             continue;
         }
-        let field = options.rename.get(title).unwrap_or(title).clone();
+        let field = clean_name(options.rename.get(title).unwrap_or(title)).into_owned();
         if let Some(other) = fields.iter().find(|f| f.name == field) {
             return Err(usage(format!(
                 "read header: {name}: columns {} and {} would both be the field `{field}`; leave one out with --exclude or name it with --rename",
                 other.column + 1,
                 column + 1
             )));
+        }
+        if field != *title {
+            tracing::info!(column = title, field, "the column has another name as a field");
         }
         fields.push(Field { column, header: title.clone(), name: field, field_type: None });
     }

@@ -8,7 +8,7 @@ use tidewell_codec::FieldType;
 
 use super::input::Input;
 use super::line::{self, LineError, Value};
-use super::rows::Cell;
+use super::rows::{Cell, RowBuffer, clean_name};
 use super::sink::{Flow, Sink};
 use super::times::TimeUnit;
 
@@ -157,7 +157,8 @@ fn row(line: &line::Line<'_>, options: &LpOptions, constant: Option<&str>, sink:
     let wanted = |name: &str| {
         if options.fields.is_empty() { !options.exclude.iter().any(|e| e == name) } else { options.fields.iter().any(|f| f == name) }
     };
-    let buffer = sink.table(options.table.as_deref().unwrap_or(&line.measurement));
+    let measurement = clean_name(&line.measurement);
+    let buffer = sink.table(options.table.as_deref().unwrap_or(&measurement));
     let mut cells: Vec<(usize, Cell<'_>)> = Vec::with_capacity(line.fields.len() + line.tags.len());
     for (name, value) in &line.fields {
         if !wanted(name) {
@@ -169,8 +170,7 @@ fn row(line: &line::Line<'_>, options: &LpOptions, constant: Option<&str>, sink:
             Value::Bool(v) => (FieldType::Bool, Cell::Bool(*v)),
             Value::Utf8(v) => (FieldType::Utf8, Cell::Utf8(v)),
         };
-        let name = options.rename.get(name.as_ref()).map_or(name.as_ref(), String::as_str);
-        let at = buffer.field(name, field_type)?;
+        let at = field(buffer, name, field_type, options)?;
         if cells.iter().any(|(other, _)| *other == at) {
             return Err(format!("field `{name}` is there twice after --rename"));
         }
@@ -178,8 +178,7 @@ fn row(line: &line::Line<'_>, options: &LpOptions, constant: Option<&str>, sink:
     }
     if options.tags == Tags::Fields {
         for (name, value) in line.tags.iter().filter(|(name, _)| Some(name.as_ref()) != device_tag && wanted(name)) {
-            let name = options.rename.get(name.as_ref()).map_or(name.as_ref(), String::as_str);
-            let at = buffer.field(name, FieldType::Utf8)?;
+            let at = field(buffer, name, FieldType::Utf8, options)?;
             if cells.iter().any(|(other, _)| *other == at) {
                 return Err(format!("`{name}` is a tag and a field; leave one out with --exclude or --tags drop"));
             }
@@ -187,6 +186,11 @@ fn row(line: &line::Line<'_>, options: &LpOptions, constant: Option<&str>, sink:
         }
     }
     buffer.push(device, time, &cells)
+}
+
+/// The column of `name`, under the name that it gets.
+fn field(buffer: &mut RowBuffer, name: &str, field_type: FieldType, options: &LpOptions) -> Result<usize, String> {
+    buffer.field(&clean_name(options.rename.get(name).map_or(name, String::as_str)), field_type)
 }
 
 fn tag_names(line: &line::Line<'_>) -> String {

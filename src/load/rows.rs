@@ -1,13 +1,13 @@
 //! Owns rows on their way to the node: columns per table, grouped into batches of one shard; does not parse.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
+use tidewell_codec::batch::{MAX_DEVICE_BYTES, MAX_NAME_BYTES, RESERVED_FIELDS};
 use tidewell_codec::{Batch, BatchField, Bitmap, Column, DeviceRuns, FieldType, Text, Values, shard_of};
 
-/// Longest device id and field name, as the data model has it.
-pub const NAME_BYTES_MAX: usize = 256;
 /// Fields of one table in one batch.
-pub const FIELDS_MAX: usize = 1_024;
+const FIELDS_MAX: usize = 1_024;
 
 /// One value of one row.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -69,6 +69,11 @@ impl RowBuffer {
         self.len() * (8 + self.columns.len() * 9) + self.text_bytes
     }
 
+    /// Rows times fields.
+    pub fn cells(&self) -> usize {
+        self.len() * self.columns.len()
+    }
+
     /// The column of `name`; added with nulls for the rows so far when it is new.
     ///
     /// # Errors
@@ -81,8 +86,8 @@ impl RowBuffer {
             }
             return Err(format!("field `{name}` of table `{}`: has {has}, got {field_type}", self.table));
         }
-        if name.is_empty() || name.len() > NAME_BYTES_MAX {
-            return Err(format!("field `{}`: expected a name of 1 to {NAME_BYTES_MAX} bytes, found {}", head(name), name.len()));
+        if clean_name(name) != name {
+            return Err(format!("field `{}`: expected a name like `{}`", head(name), clean_name(name)));
         }
         if self.columns.len() == FIELDS_MAX {
             return Err(format!("table `{}`: more than {FIELDS_MAX} fields", self.table));
@@ -101,10 +106,10 @@ impl RowBuffer {
         let device = match self.device_ids.get(device) {
             Some(&id) => id,
             None => {
-                if device.is_empty() || device.len() > NAME_BYTES_MAX {
+                if device.is_empty() || device.len() > MAX_DEVICE_BYTES || device.chars().any(char::is_control) {
                     return Err(format!(
-                        "device `{}`: expected an id of 1 to {NAME_BYTES_MAX} bytes, found {}",
-                        head(device),
+                        "device `{}`: expected an id of 1 to {MAX_DEVICE_BYTES} bytes without control characters, found {}",
+                        head(device).escape_debug(),
                         device.len()
                     ));
                 }
@@ -178,14 +183,66 @@ impl RowBuffer {
         let mut fields = Vec::with_capacity(self.columns.len());
         for (name, column) in self.names.iter().zip(&self.columns) {
             let column = gather_column(column, order);
-            // A field that none of these rows sets has nothing to say.
+            // A field that none of these rows sets has nothing to say; but a batch has at least one.
             if column.null_count() < column.len() {
                 fields.push(BatchField { name: name.clone(), column });
             }
         }
+        if let (true, Some(name)) = (fields.is_empty(), self.names.first()) {
+            let column = Column::nulls(self.columns[0].field_type(), order.len());
+            fields.push(BatchField { name: name.clone(), column });
+        }
         let times = order.iter().map(|&row| self.times[row as usize]).collect();
         Batch { table: self.table.clone(), devices, times, fields }
     }
+}
+
+/// `text` as the name of a field or a table: ASCII letters, digits and `_ - .`, not beginning with a digit.
+///
+/// A name that is one already stays as it is. `Engine RPM [RPM]` becomes `Engine_RPM_RPM`.
+pub fn clean_name(text: &str) -> Cow<'_, str> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+    let begins_well = text.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+    if begins_well && text.len() <= MAX_NAME_BYTES && text.bytes().all(plain) && !RESERVED_FIELDS.contains(&text) {
+        return Cow::Borrowed(text);
+    }
+    let mut name = String::with_capacity(text.len());
+    let mut gap = false;
+    for character in text.chars() {
+        let letters = match character {
+            'ä' => "ae",
+            'ö' => "oe",
+            'ü' => "ue",
+            'Ä' => "Ae",
+            'Ö' => "Oe",
+            'Ü' => "Ue",
+            'ß' => "ss",
+            'µ' | 'μ' => "u",
+            '%' => "percent",
+            c if c.is_ascii() && plain(c as u8) => {
+                if std::mem::take(&mut gap) && !name.is_empty() {
+                    name.push('_');
+                }
+                name.push(c);
+                continue;
+            }
+            _ => {
+                gap = true;
+                continue;
+            }
+        };
+        if std::mem::take(&mut gap) && !name.is_empty() {
+            name.push('_');
+        }
+        name.push_str(letters);
+    }
+    let begins_well = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    if !begins_well || RESERVED_FIELDS.contains(&name.as_str()) {
+        name.insert(0, '_');
+    }
+    // Only ASCII is left, so that any cut is between characters.
+    name.truncate(MAX_NAME_BYTES);
+    Cow::Owned(name)
 }
 
 /// The first characters of a name that may be very long.
@@ -270,12 +327,43 @@ mod tests {
     }
 
     #[test]
+    fn headers_become_names() {
+        for (header, name) in [
+            ("PM2.5", "PM2.5"),
+            ("Engine RPM [RPM]", "Engine_RPM_RPM"),
+            ("Engine Coolant Temperature [Â°C]", "Engine_Coolant_Temperature_C"),
+            ("Engine Coolant Temperature [°C]", "Engine_Coolant_Temperature_C"),
+            ("energy(kWh/hh)", "energy_kWh_hh"),
+            ("Wärme [ Wh]", "Waerme_Wh"),
+            ("PWM 1 [ %]", "PWM_1_percent"),
+            ("2nd", "_2nd"),
+            ("time", "_time"),
+            ("  ", "_"),
+        ] {
+            assert_eq!(clean_name(header), name);
+            assert_eq!(clean_name(name), name, "a clean name stays");
+        }
+        assert_eq!(clean_name(&"x".repeat(300)).len(), MAX_NAME_BYTES);
+    }
+
+    #[test]
+    fn what_is_taken_passes_the_check_of_the_node() {
+        let mut buffer = RowBuffer::new("t");
+        let speed = buffer.field("speed", FieldType::F64).unwrap();
+        buffer.push("a", 1, &[(speed, Cell::Null)]).unwrap();
+        for batch in buffer.take(3) {
+            batch.check(&tidewell_codec::BatchLimits::default()).unwrap();
+        }
+    }
+
+    #[test]
     fn types_and_names_are_checked() {
         let mut buffer = RowBuffer::new("t");
         buffer.field("speed", FieldType::F64).unwrap();
         let error = buffer.field("speed", FieldType::I64).unwrap_err();
         assert!(error.contains("speed") && error.contains("f64") && error.contains("i64"), "{error}");
         assert!(buffer.field("", FieldType::I64).is_err());
+        assert!(buffer.push("a\tb", 0, &[]).is_err());
         assert!(buffer.push("", 0, &[]).is_err());
         assert!(buffer.push(&"x".repeat(257), 0, &[]).is_err());
     }

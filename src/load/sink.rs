@@ -11,6 +11,8 @@ use super::rows::RowBuffer;
 const ROWS_FULL: usize = 32_768;
 /// ... or when its rows may take so many bytes: half of what one batch may have.
 const BYTES_FULL: usize = 8 << 20;
+/// ... or with so many values, nulls included: wide tables meet the node's bound on rows times fields first.
+const CELLS_FULL: usize = 2 << 20;
 /// Bad lines that are printed one by one; more are only counted.
 const PRINTED_MAX: u64 = 20;
 
@@ -121,7 +123,7 @@ impl<F: FnMut(Batch) -> bool> Sink for BatchSink<F> {
         }
         let shard_count = self.shard_count;
         for buffer in self.buffers.values_mut() {
-            if buffer.len() < ROWS_FULL && buffer.bytes() < BYTES_FULL {
+            if buffer.len() < ROWS_FULL && buffer.bytes() < BYTES_FULL && buffer.cells() < CELLS_FULL {
                 continue;
             }
             for batch in buffer.take(shard_count) {
