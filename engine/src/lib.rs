@@ -4,8 +4,12 @@
 //!
 //! - [`types`], [`error`]: the words that all others use
 //! - [`storage`]: the only door to files
+//! - [`segment`]: immutable files of column blocks
+//! - [`scan`]: blocks and rows of one device, merged by time
 
 pub mod error;
+pub mod scan;
+pub mod segment;
 pub mod storage;
 pub mod types;
 

@@ -1,12 +1,17 @@
-//! Owns the outer bytes of a column chunk: header, validity and the choice of the values' codec family; does not compress.
+//! Owns the outer bytes of a column chunk, which are validity and then one stream of values; does not compress.
+//!
+//! A chunk without nulls is just its stream, whose kind byte is below 64. Otherwise it starts with one of two bytes above.
 
 use std::ops::Range;
 
 use crate::column::{Bitmap, Column, FieldType, Text, Values};
 use crate::error::{CodecError, Result};
+use crate::integers::Choice;
 use crate::reader::Reader;
+use crate::scratch::Scratch;
+use crate::{bools, integers, reals, text};
 
-/// How much work goes into a chunk.
+/// How much work goes into a chunk. Every reader decodes all tiers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Tier {
     /// Raw little-endian values, for devices that have no processor time to spare.
@@ -17,36 +22,61 @@ pub enum Tier {
     Cold,
 }
 
+/// First byte of a chunk in which some rows are null: their validity follows, then the stream of the valid values.
+const SOME_NULL: u8 = 0x40;
+/// The only byte of a chunk in which every row is null.
+const ALL_NULL: u8 = 0x41;
+
 /// Appends rows `rows` of `column` as one self-describing chunk to `out`.
 ///
 /// # Panics
 /// When `rows` is not inside the column.
 pub fn encode_column(column: &Column, rows: Range<usize>, tier: Tier, out: &mut Vec<u8>) {
-    let _ = tier;
-    match &column.validity {
-        None => out.push(0),
-        Some(validity) => {
-            out.push(0x40);
-            let mut bits = Bitmap::default();
-            bits.extend_from(validity, rows.clone());
-            out.extend_from_slice(bits.as_bytes());
+    let validity = column.validity.as_ref().and_then(|validity| {
+        let mut bits = Bitmap::with_capacity(rows.len());
+        bits.extend_from(validity, rows.clone());
+        (bits.count_ones() < bits.len()).then_some(bits)
+    });
+    let Some(validity) = validity else { return encode_valid(&column.values, rows, tier, out) };
+    if validity.count_ones() == 0 {
+        out.push(ALL_NULL);
+        return;
+    }
+    out.push(SOME_NULL);
+    bools::encode(&validity, tier, out);
+    let valid = validity.iter().zip(rows.clone()).filter_map(|(valid, row)| valid.then_some(row));
+    match &column.values {
+        Values::F64(values) => {
+            let mut kept = Scratch::<f64>::take();
+            kept.extend(valid.map(|row| values[row]));
+            reals::encode(&kept, tier, out);
+        }
+        Values::I64(values) => {
+            let mut kept = Scratch::<i64>::take();
+            kept.extend(valid.map(|row| values[row]));
+            integers::encode(&kept, Choice::all(tier), out);
+        }
+        Values::Bool(values) => bools::encode(&valid.map(|row| values.get(row)).collect(), tier, out),
+        Values::Utf8(values) => {
+            let kept: Vec<&[u8]> = valid.map(|row| values.get_bytes(row)).collect();
+            text::encode(&kept, tier, out);
         }
     }
-    match &column.values {
-        Values::F64(v) => v[rows].iter().for_each(|v| out.extend_from_slice(&v.to_le_bytes())),
-        Values::I64(v) => v[rows].iter().for_each(|v| out.extend_from_slice(&v.to_le_bytes())),
-        Values::Bool(v) => {
-            let mut bits = Bitmap::default();
-            bits.extend_from(v, rows);
-            out.extend_from_slice(bits.as_bytes());
+}
+
+fn encode_valid(values: &Values, rows: Range<usize>, tier: Tier, out: &mut Vec<u8>) {
+    match values {
+        Values::F64(values) => reals::encode(&values[rows], tier, out),
+        Values::I64(values) => integers::encode(&values[rows], Choice::all(tier), out),
+        Values::Bool(values) if rows == (0..values.len()) => bools::encode(values, tier, out),
+        Values::Bool(values) => {
+            let mut bits = Bitmap::with_capacity(rows.len());
+            bits.extend_from(values, rows);
+            bools::encode(&bits, tier, out);
         }
-        Values::Utf8(v) => {
-            for row in rows.clone() {
-                out.extend_from_slice(&(v.get_bytes(row).len() as u32).to_le_bytes());
-            }
-            for row in rows {
-                out.extend_from_slice(v.get_bytes(row));
-            }
+        Values::Utf8(values) => {
+            let strings: Vec<&[u8]> = rows.map(|row| values.get_bytes(row)).collect();
+            text::encode(&strings, tier, out);
         }
     }
 }
@@ -64,62 +94,96 @@ pub fn decode_column(chunk: &[u8], field_type: FieldType, rows: usize) -> Result
 /// Decodes a chunk of exactly `rows` rows behind the rows that `column` has, and reuses its memory.
 ///
 /// # Errors
-/// As [`decode_column`]; `column` may then hold some of the rows and should be cleared.
+/// As [`decode_column`], or when `column` has another type. `column` may then hold some of the rows and values without
+/// their validity; it has to be cleared or dropped.
 pub fn decode_column_into(chunk: &[u8], field_type: FieldType, rows: usize, column: &mut Column) -> Result<()> {
-    let mut reader = Reader::new(chunk, field_type.name());
-    let header = reader.byte()?;
-    let mut next = Column::new(field_type);
-    if header == 0x40 {
-        let bits = reader.bytes(rows.div_ceil(8))?.to_vec();
-        next.validity = Bitmap::from_bytes(bits, rows);
-    } else if header != 0 {
-        return Err(CodecError::UnknownKind { codec: field_type.name(), kind: header });
-    }
-    let words = |bytes: &[u8]| -> Vec<[u8; 8]> { bytes.as_chunks::<8>().0.to_vec() };
-    let too_many = || CodecError::Invalid { codec: field_type.name(), what: "too many rows" };
-    match &mut next.values {
-        Values::F64(v) => {
-            let bytes = reader.bytes(rows.checked_mul(8).ok_or_else(too_many)?)?;
-            v.extend(words(bytes).into_iter().map(f64::from_le_bytes));
-        }
-        Values::I64(v) => {
-            let bytes = reader.bytes(rows.checked_mul(8).ok_or_else(too_many)?)?;
-            v.extend(words(bytes).into_iter().map(i64::from_le_bytes));
-        }
-        Values::Bool(v) => {
-            let bits = reader.bytes(rows.div_ceil(8))?.to_vec();
-            *v = Bitmap::from_bytes(bits, rows).ok_or_else(too_many)?;
-        }
-        Values::Utf8(v) => {
-            let lengths = reader.bytes(rows.checked_mul(4).ok_or_else(too_many)?)?;
-            let mut offsets = vec![0];
-            let mut end = 0i32;
-            for length in lengths.as_chunks::<4>().0 {
-                end = i32::try_from(u32::from_le_bytes(*length))
-                    .ok()
-                    .and_then(|l| end.checked_add(l))
-                    .ok_or_else(too_many)?;
-                offsets.push(end);
-            }
-            let bytes = reader.bytes(end as usize)?.to_vec();
-            *v = Text::from_parts(offsets, bytes)
-                .ok_or(CodecError::Invalid { codec: "utf8", what: "text is not UTF-8" })?;
-        }
-    }
-    reader.finish()?;
-    next.normalise();
     if column.field_type() != field_type {
         return Err(CodecError::WrongColumn { codec: field_type.name(), found: column.field_type().name() });
     }
-    column.extend_from(&next, 0..rows);
+    let mut reader = Reader::new(chunk, field_type.name());
+    match chunk.first() {
+        Some(&ALL_NULL) => {
+            reader.byte()?;
+            reader.finish()?;
+            column.extend_nulls(rows);
+            return Ok(());
+        }
+        Some(&SOME_NULL) => {
+            reader.byte()?;
+            let mut validity = Bitmap::default();
+            bools::decode(&mut reader, rows, &mut validity)?;
+            let valid = validity.count_ones();
+            if valid == 0 || valid == rows {
+                return Err(reader.invalid("validity marks no row or every row as null"));
+            }
+            decode_spread(&mut reader, &validity, valid, &mut column.values)?;
+            let len = column.len() - rows;
+            match &mut column.validity {
+                None if len == 0 => column.validity = Some(validity),
+                own => own.get_or_insert_with(|| Bitmap::filled(len, true)).extend_from(&validity, 0..rows),
+            }
+        }
+        _ => {
+            match &mut column.values {
+                Values::F64(values) => reals::decode(&mut reader, rows, values)?,
+                Values::I64(values) => integers::decode(&mut reader, rows, values)?,
+                Values::Bool(values) => bools::decode(&mut reader, rows, values)?,
+                Values::Utf8(values) => text::decode(&mut reader, rows, values)?,
+            }
+            if let Some(validity) = &mut column.validity {
+                validity.extend_filled(rows, true);
+            }
+        }
+    }
+    reader.finish()
+}
+
+/// Decodes the `valid` values that there are and puts them where `validity` says; the other slots hold 0, false or "".
+fn decode_spread(reader: &mut Reader<'_>, validity: &Bitmap, valid: usize, values: &mut Values) -> Result<()> {
+    match values {
+        Values::F64(values) => {
+            let mut dense = Scratch::<f64>::take();
+            reals::decode(reader, valid, &mut dense)?;
+            spread(&dense, validity, values);
+        }
+        Values::I64(values) => {
+            let mut dense = Scratch::<i64>::take();
+            integers::decode(reader, valid, &mut dense)?;
+            spread(&dense, validity, values);
+        }
+        Values::Bool(values) => {
+            let mut dense = Bitmap::default();
+            bools::decode(reader, valid, &mut dense)?;
+            let mut next = dense.iter();
+            validity.iter().for_each(|valid| values.push(valid && next.next().unwrap_or_default()));
+        }
+        Values::Utf8(values) => {
+            let mut dense = Text::default();
+            text::decode(reader, valid, &mut dense)?;
+            let mut next = 0;
+            for valid in validity.iter() {
+                values.push_bytes(if valid { dense.get_bytes(next) } else { b"" });
+                next += usize::from(valid);
+            }
+        }
+    }
     Ok(())
+}
+
+fn spread<T: Copy + Default>(dense: &[T], validity: &Bitmap, values: &mut Vec<T>) {
+    values.reserve(validity.len());
+    let mut next = 0;
+    for valid in validity.iter() {
+        // A null behind the last valid value looks one past the end.
+        let value = dense.get(next).copied().unwrap_or_default();
+        values.push(if valid { value } else { T::default() });
+        next += usize::from(valid);
+    }
 }
 
 /// Appends times as one chunk: the bytes of an integer column without nulls.
 pub fn encode_times(times: &[i64], tier: Tier, out: &mut Vec<u8>) {
-    let _ = tier;
-    out.push(0);
-    times.iter().for_each(|t| out.extend_from_slice(&t.to_le_bytes()));
+    integers::encode(times, Choice::all(tier), out);
 }
 
 /// Decodes a chunk of exactly `rows` times.
@@ -137,36 +201,10 @@ pub fn decode_times(chunk: &[u8], rows: usize) -> Result<Vec<i64>> {
 /// # Errors
 /// As [`decode_times`]; `times` may then hold some of the rows and should be cleared.
 pub fn decode_times_into(chunk: &[u8], rows: usize, times: &mut Vec<i64>) -> Result<()> {
-    let column = decode_column(chunk, FieldType::I64, rows)?;
-    match column {
-        Column { values: Values::I64(v), validity: None } => times.extend_from_slice(&v),
-        _ => return Err(CodecError::Invalid { codec: "time", what: "times cannot be null" }),
-    }
-    Ok(())
+    let mut reader = Reader::new(chunk, "time");
+    integers::decode(&mut reader, rows, times)?;
+    reader.finish()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn plain_chunks_come_back() {
-        let mut column = Column::new(FieldType::F64);
-        column.extend_nulls(2);
-        if let Values::F64(v) = &mut column.values {
-            v.extend([1.5, -0.0, 3.0]);
-        }
-        column.validity.as_mut().unwrap().extend_filled(3, true);
-        for range in [0..5, 1..4, 2..5, 0..0] {
-            let mut out = Vec::new();
-            encode_column(&column, range.clone(), Tier::Hot, &mut out);
-            let mut expected = Column::new(FieldType::F64);
-            expected.extend_from(&column, range.clone());
-            expected.normalise();
-            assert_eq!(decode_column(&out, FieldType::F64, range.len()), Ok(expected));
-        }
-        let mut out = Vec::new();
-        encode_times(&[1, 2, 3], Tier::Hot, &mut out);
-        assert_eq!(decode_times(&out, 3), Ok(vec![1, 2, 3]));
-    }
-}
+mod tests;

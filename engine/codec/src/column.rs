@@ -78,7 +78,7 @@ impl Bitmap {
     }
 
     fn clear_tail(&mut self) {
-        if self.len % 8 != 0
+        if !self.len.is_multiple_of(8)
             && let Some(last) = self.bytes.last_mut()
         {
             *last &= (1 << (self.len % 8)) - 1;
@@ -126,7 +126,7 @@ impl Bitmap {
     /// Appends one bit.
     #[inline]
     pub fn push(&mut self, value: bool) {
-        if self.len % 8 == 0 {
+        if self.len.is_multiple_of(8) {
             self.bytes.push(0);
         }
         if value {
@@ -139,7 +139,7 @@ impl Bitmap {
     /// Appends `count` times `value`.
     pub fn extend_filled(&mut self, count: usize, value: bool) {
         let mut left = count;
-        while left > 0 && self.len % 8 != 0 {
+        while left > 0 && !self.len.is_multiple_of(8) {
             self.push(value);
             left -= 1;
         }
@@ -150,7 +150,7 @@ impl Bitmap {
 
     /// Appends the bits `range` of `other`.
     pub fn extend_from(&mut self, other: &Bitmap, range: Range<usize>) {
-        if self.len % 8 == 0 && range.start % 8 == 0 {
+        if self.len.is_multiple_of(8) && range.start.is_multiple_of(8) {
             let count = range.len();
             self.bytes.extend_from_slice(&other.bytes[range.start / 8..range.end.div_ceil(8)]);
             self.len += count;
@@ -236,7 +236,8 @@ impl Text {
         self.push_bytes(text.as_bytes());
     }
 
-    fn push_bytes(&mut self, text: &[u8]) {
+    /// Appends bytes that are known to be UTF-8.
+    pub(crate) fn push_bytes(&mut self, text: &[u8]) {
         self.bytes.extend_from_slice(text);
         let end = i32::try_from(self.bytes.len()).expect("a text column is bounded far below 2 GiB");
         self.offsets.push(end);
@@ -262,6 +263,30 @@ impl Text {
             return None;
         }
         Some(Self { offsets, bytes })
+    }
+
+    /// Appends strings of the given lengths that lie one after the other; `None`, and nothing appended, unless the lengths
+    /// are those of `bytes`, each string is UTF-8 and the column stays under 2 GiB.
+    pub(crate) fn extend_checked(&mut self, lengths: &[i64], bytes: &[u8]) -> Option<()> {
+        let whole = std::str::from_utf8(bytes).ok()?;
+        let base = self.bytes.len();
+        i32::try_from(base.checked_add(bytes.len())?).ok()?;
+        let count = self.offsets.len();
+        let mut end = 0usize;
+        for &length in lengths {
+            end = usize::try_from(length).ok().and_then(|length| end.checked_add(length)).unwrap_or(usize::MAX);
+            if !whole.is_char_boundary(end) {
+                self.offsets.truncate(count);
+                return None;
+            }
+            self.offsets.push((base + end) as i32);
+        }
+        if end != bytes.len() {
+            self.offsets.truncate(count);
+            return None;
+        }
+        self.bytes.extend_from_slice(bytes);
+        Some(())
     }
 
     /// Offsets and bytes, taken (Arrow's two buffers).
@@ -459,6 +484,19 @@ mod tests {
         assert_eq!(a.null_count(), 1);
         a = Column::nulls(FieldType::F64, 3);
         assert_eq!((a.len(), a.null_count()), (3, 3));
+    }
+
+    #[test]
+    fn checked_text_is_appended_whole_or_not_at_all() {
+        let mut text = Text::default();
+        text.push("a");
+        assert_eq!(text.extend_checked(&[2, 0, 1], "üb".as_bytes()), Some(()));
+        assert_eq!(text.iter().collect::<Vec<_>>(), ["a", "ü", "", "b"]);
+        for lengths in [&[1, 2][..], &[2], &[2, 2], &[-1, 4], &[3, i64::MAX]] {
+            assert_eq!(text.extend_checked(lengths, "üb".as_bytes()), None, "{lengths:?}");
+        }
+        assert_eq!(text.extend_checked(&[1], &[0xff]), None);
+        assert_eq!((text.len(), text.byte_len()), (4, 4));
     }
 
     #[test]

@@ -8,10 +8,21 @@
 //! - `chunk`: one column as a self-describing chunk of bytes, and back
 
 pub mod batch;
+mod bitpack;
+mod bools;
 mod chunk;
+mod cold;
 pub mod column;
+mod decimal;
+mod dictionary;
 mod error;
+mod integers;
+mod packed;
 mod reader;
+mod reals;
+mod runs;
+mod scratch;
+mod text;
 
 pub use batch::{
     Batch, BatchError, BatchField, BatchHead, BatchLimits, DeviceRuns, MixedShards, decode_batch, encode_batch,

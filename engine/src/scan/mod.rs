@@ -1,0 +1,16 @@
+//! Owns turning blocks and rows of one device into parts: disjoint in time, in time order, later writes won.
+//!
+//! - [`merge`]: rows in memory, the one place where "later non-null wins" is decided
+//! - [`plan`]: which blocks and rows must be merged, and which can be handed on undecoded
+//! - [`part`]: one piece of an answer, decoded when it is loaded
+
+pub mod merge;
+pub mod part;
+pub mod plan;
+
+#[cfg(test)]
+mod tests;
+
+pub use merge::{merge, sort_unique};
+pub use part::Part;
+pub use plan::{Source, plan};

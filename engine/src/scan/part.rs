@@ -1,0 +1,229 @@
+//! Owns one piece of a scan's answer, decoded and merged only when it is loaded; does not decide what is in it.
+
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+
+use tidewell_codec::{Bitmap, Column, Text, Values};
+
+use super::merge::merge;
+use crate::error::{Error, Result};
+use crate::segment::{Block, DeviceBlocks, empty_stats};
+use crate::types::{FieldDef, FieldStats, Rows};
+
+/// Rows of one device in a range of time: one block that nothing else overlaps, or several pieces to merge.
+///
+/// Holds what it reads from (mapped segments, rows in memory), so it can be loaded at any time, on any thread, and more
+/// than once. Rows that have no value in any of the asked fields are part of the answer, too.
+pub struct Part {
+    pub(super) first: i64,
+    pub(super) last: i64,
+    pub(super) fields: Arc<[FieldDef]>,
+    /// In log order.
+    pub(super) pieces: Vec<Piece>,
+    /// One piece that is a block wholly inside the range.
+    pub(super) whole: bool,
+}
+
+/// One source's contribution; clipped to times `first..=last`.
+pub(super) struct Piece {
+    pub(super) first: i64,
+    pub(super) last: i64,
+    pub(super) rows_max: usize,
+    pub(super) data: Data,
+}
+
+pub(super) enum Data {
+    Block { blocks: DeviceBlocks, block: usize, map: Arc<[Option<usize>]>, opened: OnceLock<Block> },
+    Rows { rows: Arc<Rows>, range: Range<usize> },
+}
+
+impl std::fmt::Debug for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Part")
+            .field("first", &self.first)
+            .field("last", &self.last)
+            .field("pieces", &self.pieces.len())
+            .field("rows_max", &self.rows_max())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Part {
+    /// A first and a last time, both inclusive, that enclose all rows; exact for a whole block.
+    pub fn time_range(&self) -> (i64, i64) {
+        (self.first, self.last)
+    }
+
+    /// At most so many rows; exact for a whole block.
+    pub fn rows_max(&self) -> usize {
+        self.pieces.iter().map(|piece| piece.rows_max).sum()
+    }
+
+    /// The fields of the scan, in the order of the loaded columns.
+    pub fn fields(&self) -> &Arc<[FieldDef]> {
+        &self.fields
+    }
+
+    /// The zone map of `field` (an index into the scan's fields). `None` unless the part is a whole block whose meta is
+    /// undamaged; damage is reported by [`Part::load`].
+    pub fn stats(&self, field: usize) -> Option<FieldStats> {
+        let [Piece { data: Data::Block { blocks, block, map, opened }, .. }] = &self.pieces[..] else { return None };
+        if !self.whole {
+            return None;
+        }
+        let opened = open(blocks, *block, opened).ok()?;
+        Some(match map[field] {
+            Some(at) => opened.stats(at),
+            None => empty_stats(self.fields[field].field_type, opened.rows() as u32),
+        })
+    }
+
+    /// Decodes all fields of the scan; what `rows` held is replaced, its memory reused. On an error `rows` is empty.
+    pub fn load(&self, rows: &mut Rows) -> Result<()> {
+        let all: Vec<usize> = (0..self.fields.len()).collect();
+        self.load_fields(&all, rows)
+    }
+
+    /// Decodes times and the fields `which` (indices into the scan's fields); the other columns are left empty.
+    pub fn load_fields(&self, which: &[usize], rows: &mut Rows) -> Result<()> {
+        let loaded = match &self.pieces[..] {
+            [piece] => self.load_piece(piece, which, rows),
+            pieces => pieces
+                .iter()
+                .map(|piece| {
+                    // Only the asked columns go through the merge.
+                    let mut own = Rows::default();
+                    self.load_piece(piece, which, &mut own)?;
+                    let columns = which.iter().map(|at| std::mem::replace(&mut own.columns[*at], EMPTY));
+                    Ok(Rows { columns: columns.collect(), times: own.times })
+                })
+                .collect::<Result<Vec<_>>>()
+                .map(|sources| {
+                    let merged = merge(sources);
+                    clear(rows, &self.fields);
+                    rows.times = merged.times;
+                    for (at, column) in which.iter().zip(merged.columns) {
+                        rows.columns[*at] = column;
+                    }
+                }),
+        };
+        if loaded.is_err() {
+            clear(rows, &self.fields);
+        }
+        loaded
+    }
+
+    fn load_piece(&self, piece: &Piece, which: &[usize], rows: &mut Rows) -> Result<()> {
+        clear(rows, &self.fields);
+        // A piece may reach beyond a part that was cut out of a long run of overlapping blocks.
+        let (first, last) = (piece.first.max(self.first), piece.last.min(self.last));
+        let keep = |times: &[i64]| {
+            let start = times.partition_point(|t| *t < first);
+            start..times.partition_point(|t| *t <= last).max(start)
+        };
+        match &piece.data {
+            Data::Rows { rows: source, range } => {
+                let kept = keep(&source.times[range.clone()]);
+                let kept = range.start + kept.start..range.start + kept.end;
+                rows.times.extend_from_slice(&source.times[kept.clone()]);
+                for &at in which {
+                    rows.columns[at].extend_from(&source.columns[at], kept.clone());
+                }
+            }
+            Data::Block { blocks, block, map, opened } => {
+                let opened = open(blocks, *block, opened)?;
+                opened.load_times(&mut rows.times)?;
+                let kept = keep(&rows.times);
+                let cut = kept != (0..rows.times.len());
+                for &at in which {
+                    match map[at] {
+                        _ if kept.is_empty() => {}
+                        Some(field) => {
+                            self.check_type(blocks, field, at)?;
+                            opened.load_field(field, &mut rows.columns[at])?;
+                            if cut {
+                                clip(&mut rows.columns[at], kept.clone());
+                            }
+                            rows.columns[at].normalise();
+                        }
+                        None => rows.columns[at].extend_nulls(kept.len()),
+                    }
+                }
+                rows.times.truncate(kept.end);
+                rows.times.drain(..kept.start);
+            }
+        }
+        Ok(())
+    }
+
+    fn check_type(&self, blocks: &DeviceBlocks, field: usize, at: usize) -> Result<()> {
+        let (kept, asked) = (&blocks.segment().schema().fields[field], &self.fields[at]);
+        if kept.field_type == asked.field_type {
+            return Ok(());
+        }
+        let expected = format!("field {} of type {}", asked.name, asked.field_type);
+        Err(Error::corruption(blocks.segment().name(), 0, expected, kept.field_type.name()))
+    }
+}
+
+const EMPTY: Column = Column { values: Values::F64(Vec::new()), validity: None };
+
+/// Reads the meta of a block once; readers that come at the same time may both read it.
+fn open<'a>(blocks: &DeviceBlocks, block: usize, opened: &'a OnceLock<Block>) -> Result<&'a Block> {
+    match opened.get() {
+        Some(block) => Ok(block),
+        None => {
+            let read = blocks.block(block)?;
+            Ok(opened.get_or_init(|| read))
+        }
+    }
+}
+
+/// Empties `rows` and gives it one column for each of `fields`, with the memory it has.
+fn clear(rows: &mut Rows, fields: &[FieldDef]) {
+    rows.times.clear();
+    rows.columns.truncate(fields.len());
+    for (column, field) in rows.columns.iter_mut().zip(fields) {
+        if column.field_type() != field.field_type {
+            *column = Column::new(field.field_type);
+            continue;
+        }
+        column.validity = None;
+        match &mut column.values {
+            Values::F64(v) => v.clear(),
+            Values::I64(v) => v.clear(),
+            Values::Bool(v) => v.clear(),
+            Values::Utf8(v) => v.clear(),
+        }
+    }
+    let missing = &fields[rows.columns.len()..];
+    rows.columns.extend(missing.iter().map(|field| Column::new(field.field_type)));
+}
+
+/// Keeps the rows `range` of `column`.
+fn clip(column: &mut Column, range: Range<usize>) {
+    let bits = |bitmap: &Bitmap| {
+        let mut out = Bitmap::with_capacity(range.len());
+        out.extend_from(bitmap, range.clone());
+        out
+    };
+    match &mut column.values {
+        Values::F64(v) => {
+            v.truncate(range.end);
+            v.drain(..range.start);
+        }
+        Values::I64(v) => {
+            v.truncate(range.end);
+            v.drain(..range.start);
+        }
+        Values::Bool(v) => *v = bits(v),
+        Values::Utf8(v) => {
+            let mut out = Text::default();
+            out.extend_from(v, range.clone());
+            *v = out;
+        }
+    }
+    if let Some(validity) = &mut column.validity {
+        *validity = bits(validity);
+    }
+}

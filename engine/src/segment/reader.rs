@@ -1,0 +1,462 @@
+//! Owns reading a segment: every look-up checks bounds and checksums of what it touches; keeps nothing per device.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use tidewell_codec::{CodecError, Column, Tier, decode_column_into, decode_times_into};
+
+use super::bytes::{Flaw, u32_at};
+use super::format::{
+    BlockEntry, CRC_LEN, Chunk, HEADER_START_LEN, Header, MAGIC, Page, Root, TRAILER_LEN, Trailer, VERSION,
+    decode_directory, decode_meta,
+};
+use super::segment_id;
+use super::stats::empty_stats;
+use crate::error::{Error, Result};
+use crate::storage::{Mapped, Storage};
+use crate::types::{FieldStats, TableSchema};
+
+/// An open segment. It stays readable while held, even when its file was removed.
+pub struct Segment {
+    name: String,
+    bytes: Mapped,
+    header: Header,
+    pub(super) trailer: Trailer,
+}
+
+impl std::fmt::Debug for Segment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Segment").field("name", &self.name).field("rows", &self.trailer.rows).finish_non_exhaustive()
+    }
+}
+
+impl Segment {
+    /// Maps the file `name` and checks header, trailer and the root of the index.
+    pub fn open(storage: &dyn Storage, name: &str) -> Result<Arc<Self>> {
+        let bytes = storage.map(name).map_err(Error::io("map", name))?;
+        let flawed =
+            |base: u64| move |flaw: Flaw| Error::corruption(name, base + flaw.at as u64, flaw.expected, flaw.found);
+        if bytes.len() < HEADER_START_LEN + TRAILER_LEN {
+            let found = format!("{} bytes", bytes.len());
+            return Err(Error::corruption(name, bytes.len() as u64, "a header and a trailer", found));
+        }
+        if bytes[..8] != MAGIC {
+            return Err(Error::corruption(name, 0, "the magic of a segment", format!("{:02x?}", &bytes[..8])));
+        }
+        match u32_at(&bytes, 8) {
+            VERSION => {}
+            0 => return Err(Error::corruption(name, 8, "a format version from 1", "0")),
+            found => {
+                let (path, format) = (name.to_owned(), "segment");
+                return Err(Error::NewerFormat { path, format, found, supported: VERSION });
+            }
+        }
+        let trailer_offset = bytes.len() - TRAILER_LEN;
+        let mut tail = [0; TRAILER_LEN];
+        tail.copy_from_slice(&bytes[trailer_offset..]);
+        let trailer = Trailer::decode(&tail, bytes.len() as u64).map_err(flawed(trailer_offset as u64))?;
+        let header_len = Header::len(&bytes).map_err(flawed(0))?;
+        if header_len != trailer.header_len as usize {
+            let found = format!("{header_len}, the trailer says {}", trailer.header_len);
+            return Err(Error::corruption(name, 12, "one length of the header", found));
+        }
+        let header = Header::decode(checked(name, &bytes, 0, header_len as u64)?).map_err(flawed(0))?;
+        if segment_id(name).is_some_and(|id| id != header.id) {
+            return Err(Error::corruption(name, 16, "the id of the file's name", format!("{:016x}", header.id)));
+        }
+        let root_len = trailer_offset as u64 - trailer.root_offset;
+        let root = checked(name, &bytes, trailer.root_offset, root_len)?;
+        Root::new(root, trailer.pages).map_err(flawed(trailer.root_offset))?;
+        Ok(Arc::new(Self { name: name.to_owned(), header, trailer, bytes }))
+    }
+
+    /// The file, relative to the data directory.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its number.
+    pub fn id(&self) -> u64 {
+        self.header.id
+    }
+
+    /// The shard it belongs to.
+    pub fn shard(&self) -> u32 {
+        self.header.shard
+    }
+
+    /// The table as it was when the segment was written; it may have got more fields since.
+    pub fn schema(&self) -> &Arc<TableSchema> {
+        &self.header.schema
+    }
+
+    /// How hard the codecs tried.
+    pub fn tier(&self) -> Tier {
+        self.header.tier
+    }
+
+    /// Most rows of a block.
+    pub fn block_rows(&self) -> usize {
+        self.header.block_rows as usize
+    }
+
+    /// Lowest and highest flush number of its rows.
+    pub fn seq_range(&self) -> (u64, u64) {
+        (self.header.seq_min, self.header.seq_max)
+    }
+
+    /// When it was written.
+    pub fn created_ns(&self) -> i64 {
+        self.header.created_ns
+    }
+
+    /// Devices in it.
+    pub fn device_count(&self) -> u64 {
+        self.trailer.devices
+    }
+
+    /// Blocks in it.
+    pub fn block_count(&self) -> u64 {
+        self.trailer.blocks
+    }
+
+    /// Rows in it.
+    pub fn rows(&self) -> u64 {
+        self.trailer.rows
+    }
+
+    /// First and last time of a row.
+    pub fn time_range(&self) -> (i64, i64) {
+        (self.trailer.time_min, self.trailer.time_max)
+    }
+
+    /// Bytes of the file.
+    pub fn file_bytes(&self) -> u64 {
+        self.trailer.file_len
+    }
+
+    /// The blocks of `device`; `None` when it has none here.
+    pub fn find(self: &Arc<Self>, device: &str) -> Result<Option<DeviceBlocks>> {
+        let root = self.root()?;
+        let Some(page_at) = root.page_of(device.as_bytes()).map_err(self.flawed(self.trailer.root_offset))? else {
+            return Ok(None);
+        };
+        let (page, offset) = self.page(page_at)?;
+        match page.find(device.as_bytes()).map_err(self.flawed(offset))? {
+            Some(slot) => self.directory(page, slot).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The devices in ascending order. An index page that is damaged gives one error and ends the iteration.
+    pub fn devices(self: &Arc<Self>) -> impl Iterator<Item = Result<DeviceEntry<'_>>> + '_ {
+        Devices { segment: self, page_next: 0, page: None, slot: 0 }
+    }
+
+    pub(super) fn root(&self) -> Result<Root<'_>> {
+        // The checksum was checked at open; bounds are checked again at every use.
+        let end = self.trailer.file_len as usize - TRAILER_LEN - CRC_LEN;
+        let bytes = &self.bytes[self.trailer.root_offset as usize..end];
+        Root::new(bytes, self.trailer.pages).map_err(self.flawed(self.trailer.root_offset))
+    }
+
+    /// Index page `at` and its offset.
+    pub(super) fn page(&self, at: usize) -> Result<(Page<'_>, u64)> {
+        let (offset, len) = self.root()?.page(at);
+        let page = Page::new(self.checked(offset, u64::from(len))?).map_err(self.flawed(offset))?;
+        Ok((page, offset))
+    }
+
+    fn directory(self: &Arc<Self>, page: Page<'_>, slot: usize) -> Result<DeviceBlocks> {
+        let (offset, len) = page.directory(slot);
+        let bytes = self.checked(offset, u64::from(len))?;
+        let (received, blocks) =
+            decode_directory(bytes, offset, u64::from(self.trailer.header_len)).map_err(self.flawed(offset))?;
+        Ok(DeviceBlocks { segment: self.clone(), received, blocks: blocks.into() })
+    }
+
+    /// The `len` bytes at `offset` without the checksum at their end, which is checked.
+    pub(super) fn checked(&self, offset: u64, len: u64) -> Result<&[u8]> {
+        checked(&self.name, &self.bytes, offset, len)
+    }
+
+    pub(super) fn flawed(&self, base: u64) -> impl Fn(Flaw) -> Error + '_ {
+        move |flaw| Error::corruption(&*self.name, base + flaw.at as u64, flaw.expected, flaw.found)
+    }
+}
+
+fn checked<'a>(name: &str, bytes: &'a [u8], offset: u64, len: u64) -> Result<&'a [u8]> {
+    let range = usize::try_from(offset).ok().zip(offset.checked_add(len).and_then(|end| usize::try_from(end).ok()));
+    let part = range.and_then(|(start, end)| bytes.get(start..end)).filter(|part| part.len() >= CRC_LEN);
+    let Some(part) = part else {
+        let found = format!("{len} bytes at {offset} of {}", bytes.len());
+        return Err(Error::corruption(name, offset, "a section within the file", found));
+    };
+    let (body, crc) = part.split_at(part.len() - CRC_LEN);
+    let (written, computed) = (u32_at(crc, 0), crc32c::crc32c(body));
+    if written != computed {
+        let found = format!("{computed:08x} over {} bytes", body.len());
+        return Err(Error::corruption(name, offset, format!("checksum {written:08x}"), found));
+    }
+    Ok(body)
+}
+
+/// One device of [`Segment::devices`].
+pub struct DeviceEntry<'a> {
+    segment: &'a Arc<Segment>,
+    page: Page<'a>,
+    slot: usize,
+    id: &'a str,
+}
+
+impl<'a> DeviceEntry<'a> {
+    /// Its id.
+    pub fn id(&self) -> &'a str {
+        self.id
+    }
+
+    /// Its blocks.
+    pub fn blocks(&self) -> Result<DeviceBlocks> {
+        self.segment.directory(self.page, self.slot)
+    }
+}
+
+struct Devices<'a> {
+    segment: &'a Arc<Segment>,
+    page_next: usize,
+    page: Option<(Page<'a>, u64)>,
+    slot: usize,
+}
+
+impl<'a> Devices<'a> {
+    fn advance(&mut self) -> Result<Option<DeviceEntry<'a>>> {
+        let segment = self.segment;
+        let (page, offset) = match self.page.filter(|(page, _)| self.slot < page.len()) {
+            Some(current) => current,
+            None if self.page_next == segment.trailer.pages as usize => return Ok(None),
+            None => {
+                let next = segment.page(self.page_next)?;
+                self.page = Some(next);
+                self.page_next += 1;
+                self.slot = 0;
+                next
+            }
+        };
+        let slot = self.slot;
+        self.slot += 1;
+        let id = page.id(slot).map_err(segment.flawed(offset))?;
+        match std::str::from_utf8(id) {
+            Ok(id) => Ok(Some(DeviceEntry { segment, page, slot, id })),
+            Err(error) => Err(Error::corruption(&*segment.name, offset, "a device id in UTF-8", error.to_string())),
+        }
+    }
+}
+
+impl<'a> Iterator for Devices<'a> {
+    type Item = Result<DeviceEntry<'a>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.advance();
+        if next.is_err() {
+            self.page = None;
+            self.page_next = self.segment.trailer.pages as usize;
+        }
+        next.transpose()
+    }
+}
+
+/// Rows and times of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockMeta {
+    /// Rows in it.
+    pub rows: usize,
+    /// Time of the first row.
+    pub time_min: i64,
+    /// Time of the last row.
+    pub time_max: i64,
+}
+
+/// The blocks of one device in one segment, in rising time; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct DeviceBlocks {
+    segment: Arc<Segment>,
+    received: (i64, i64),
+    blocks: Arc<[BlockEntry]>,
+}
+
+impl DeviceBlocks {
+    /// The segment.
+    pub fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+
+    /// When the first and the last batch with these rows came.
+    pub fn received(&self) -> (i64, i64) {
+        self.received
+    }
+
+    /// Number of blocks; at least one.
+    pub fn len(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Whether there is no block, which no segment has.
+    pub fn is_empty(&self) -> bool {
+        self.blocks.is_empty()
+    }
+
+    /// Rows of all blocks.
+    pub fn rows(&self) -> u64 {
+        self.blocks.iter().map(|b| u64::from(b.rows)).sum()
+    }
+
+    /// First and last time of all blocks.
+    pub fn time_range(&self) -> (i64, i64) {
+        match (self.blocks.first(), self.blocks.last()) {
+            (Some(first), Some(last)) => (first.time_min, last.time_max),
+            _ => (i64::MAX, i64::MIN),
+        }
+    }
+
+    /// Rows and times of block `block`.
+    pub fn meta(&self, block: usize) -> BlockMeta {
+        let entry = &self.blocks[block];
+        BlockMeta { rows: entry.rows as usize, time_min: entry.time_min, time_max: entry.time_max }
+    }
+
+    /// The blocks that have times in `first..=last`.
+    pub fn overlapping(&self, first: i64, last: i64) -> std::ops::Range<usize> {
+        let start = self.blocks.partition_point(|b| b.time_max < first);
+        let end = self.blocks.partition_point(|b| b.time_min <= last);
+        start..end.max(start)
+    }
+
+    /// Reads and checks the meta of block `block`: where its chunks are, and its zone maps.
+    pub fn block(&self, block: usize) -> Result<Block> {
+        let entry = self.blocks[block];
+        let bytes = self.segment.checked(entry.meta_offset, entry.meta_len)?;
+        let (times_len, chunks) = decode_meta(bytes, entry.rows, entry.data_len, &self.segment.header.schema)
+            .map_err(self.segment.flawed(entry.meta_offset))?;
+        Ok(Block { segment: self.segment.clone(), entry, times_len, chunks })
+    }
+
+    /// Zone map of `field` (an index into the segment's schema) in block `block`.
+    pub fn stats(&self, block: usize, field: usize) -> Result<FieldStats> {
+        self.block(block).map(|b| b.stats(field))
+    }
+
+    /// Appends the times of block `block`.
+    pub fn load_times(&self, block: usize, times: &mut Vec<i64>) -> Result<()> {
+        self.block(block)?.load_times(times)
+    }
+
+    /// Appends `field` (an index into the segment's schema) of block `block`.
+    pub fn load_field(&self, block: usize, field: usize, column: &mut Column) -> Result<()> {
+        self.block(block)?.load_field(field, column)
+    }
+
+    pub(super) fn entries(&self) -> &[BlockEntry] {
+        &self.blocks
+    }
+}
+
+/// One block whose meta was read; decodes times and fields on demand and checks their checksums each time.
+#[derive(Debug)]
+pub struct Block {
+    segment: Arc<Segment>,
+    entry: BlockEntry,
+    times_len: u64,
+    chunks: Vec<Option<Chunk>>,
+}
+
+impl Block {
+    /// Rows in it.
+    pub fn rows(&self) -> usize {
+        self.entry.rows as usize
+    }
+
+    /// Zone map of `field` (an index into the segment's schema).
+    pub fn stats(&self, field: usize) -> FieldStats {
+        match &self.chunks[field] {
+            Some(chunk) => chunk.stats,
+            None => empty_stats(self.segment.header.schema.fields[field].field_type, self.entry.rows),
+        }
+    }
+
+    /// Bytes of the chunk of `field`, 0 when the field has no value here.
+    pub fn field_bytes(&self, field: usize) -> u64 {
+        self.chunks[field].map_or(0, |chunk| chunk.len)
+    }
+
+    /// Bytes of the time chunk.
+    pub fn times_bytes(&self) -> u64 {
+        self.times_len
+    }
+
+    /// Appends the times.
+    pub fn load_times(&self, times: &mut Vec<i64>) -> Result<()> {
+        let offset = self.entry.data_offset;
+        let chunk = self.chunk_bytes(0, self.times_len)?;
+        let start = times.len();
+        decode_times_into(chunk, self.rows(), times).map_err(|e| self.undecodable("times", offset, &e))?;
+        // Callers search and merge by time, so order is checked here and nowhere else.
+        let new = &times[start..];
+        let rising = new.windows(2).fold(true, |ok, pair| ok & (pair[0] < pair[1]));
+        let ends = (new.first().copied(), new.last().copied());
+        if !rising || new.len() != self.rows() || ends != (Some(self.entry.time_min), Some(self.entry.time_max)) {
+            times.truncate(start);
+            let expected =
+                format!("{} rising times from {} to {}", self.rows(), self.entry.time_min, self.entry.time_max);
+            return Err(Error::corruption(
+                &*self.segment.name,
+                offset,
+                expected,
+                format!("{ends:?}, rising: {rising}"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Appends `field` (an index into the segment's schema); nulls when the block has no value of it.
+    pub fn load_field(&self, field: usize, column: &mut Column) -> Result<()> {
+        let def = &self.segment.header.schema.fields[field];
+        let Some(chunk) = &self.chunks[field] else {
+            column.extend_nulls(self.rows());
+            return Ok(());
+        };
+        let before = column.len();
+        let bytes = self.chunk_bytes(chunk.offset, chunk.len)?;
+        let offset = self.entry.data_offset + chunk.offset;
+        decode_column_into(bytes, def.field_type, self.rows(), column)
+            .map_err(|e| self.undecodable(&def.name, offset, &e))?;
+        match column.len().cmp(&(before + self.rows())) {
+            Ordering::Equal => Ok(()),
+            _ => Err(Error::corruption(
+                &*self.segment.name,
+                offset,
+                format!("{} rows of {}", self.rows(), def.name),
+                format!("{}", column.len() - before),
+            )),
+        }
+    }
+
+    /// The checked bytes of the chunk of `field`; `None` when the field has no value here.
+    pub(super) fn field_chunk(&self, field: usize) -> Result<Option<&[u8]>> {
+        self.chunks[field].map(|chunk| self.chunk_bytes(chunk.offset, chunk.len)).transpose()
+    }
+
+    /// The checked bytes of the time chunk.
+    pub(super) fn times_chunk(&self) -> Result<&[u8]> {
+        self.chunk_bytes(0, self.times_len)
+    }
+
+    fn chunk_bytes(&self, offset: u64, len: u64) -> Result<&[u8]> {
+        // `decode_meta` checked that the chunks fill the block, so neither sum overflows.
+        self.segment.checked(self.entry.data_offset + offset, len + CRC_LEN as u64)
+    }
+
+    fn undecodable(&self, what: &str, offset: u64, error: &CodecError) -> Error {
+        let expected = format!("a chunk of {what} with {} rows", self.rows());
+        Error::corruption(&*self.segment.name, offset, expected, error.to_string())
+    }
+}

@@ -1,0 +1,132 @@
+//! Owns who is let in: bounds on handshakes and connections, and the registry of live ones; does not read lanes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use quinn::{Connection, Incoming};
+use rustls_pki_types::CertificateDer;
+use tokio::time::timeout;
+
+use super::{Inner, Phase, connection};
+use crate::identity::Peer;
+use crate::wire::CloseCode;
+
+/// Accepts until the endpoint closes or the node begins to stop.
+pub(super) async fn run(inner: Arc<Inner>) {
+    let mut phase = inner.phase.subscribe();
+    loop {
+        let incoming = tokio::select! {
+            incoming = inner.endpoint.accept() => incoming,
+            _ = phase.wait_for(|phase| *phase != Phase::Serving) => return,
+        };
+        match incoming {
+            Some(incoming) => admit(&inner, incoming),
+            None => return,
+        }
+    }
+}
+
+fn admit(inner: &Arc<Inner>, incoming: Incoming) {
+    let config = &inner.config;
+    let handshakes = inner.admission.handshakes.load(Ordering::Relaxed);
+    let connections = inner.admission.connections.load(Ordering::Relaxed);
+    if handshakes >= config.handshakes_max || connections + handshakes >= config.connections_max {
+        inner.metrics.refused.add(1);
+        incoming.refuse();
+        return;
+    }
+    if handshakes >= config.retry_from_handshakes && !incoming.remote_address_validated() && incoming.may_retry() {
+        inner.metrics.retried.add(1);
+        // `may_retry` was just asked, so this cannot fail.
+        incoming.retry().ok();
+        return;
+    }
+    let permit = Held::new(inner, |admission| &admission.handshakes);
+    tokio::spawn(serve(inner.clone(), incoming, permit));
+}
+
+async fn serve(inner: Arc<Inner>, incoming: Incoming, handshake: Held) {
+    let remote = incoming.remote_address();
+    inner.metrics.handshakes.add(1);
+    let outcome = match incoming.accept() {
+        Ok(connecting) => match timeout(inner.config.handshake_timeout, connecting).await {
+            Ok(result) => result.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("no end within {:?}", inner.config.handshake_timeout)),
+        },
+        Err(error) => Err(error.to_string()),
+    };
+    inner.metrics.handshakes.sub(1);
+    let connection = match outcome {
+        Ok(connection) => connection,
+        Err(error) => {
+            inner.metrics.handshakes_failed.add(1);
+            tracing::debug!(%remote, error, "handshake failed");
+            return;
+        }
+    };
+    let held = Held::new(&inner, |admission| &admission.connections);
+    drop(handshake);
+    let peer = match identify(&inner, &connection) {
+        Ok(peer) => Arc::new(peer),
+        Err(reason) => {
+            inner.metrics.handshakes_failed.add(1);
+            tracing::info!(%remote, reason, "connection refused");
+            close(&connection, CloseCode::NotAuthorised, &reason);
+            return;
+        }
+    };
+    tracing::debug!(%remote, %peer, "connected");
+    inner.metrics.connections_total.add(1);
+    inner.metrics.connections.add(1);
+    let id = inner.live.add(connection.clone(), peer.clone());
+    // A revocation between the check above and the registration would otherwise be missed.
+    if inner.revoked.load().contains(&peer) {
+        close(&connection, CloseCode::NotAuthorised, "the certificate is revoked");
+    }
+    connection::run(&inner, &connection, peer).await;
+    inner.live.remove(id);
+    inner.metrics.connections.sub(1);
+    drop(held);
+}
+
+fn identify(inner: &Inner, connection: &Connection) -> Result<Peer, String> {
+    let chain = connection.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let leaf = chain.as_ref().and_then(|chain| chain.first()).ok_or("no client certificate")?;
+    let peer = Peer::from_der(leaf).map_err(|error| error.to_string())?;
+    if inner.revoked.load().contains(&peer) {
+        return Err(format!("the certificate of {peer} is revoked"));
+    }
+    Ok(peer)
+}
+
+/// Closes a connection with a code and a message of bounded length.
+pub(super) fn close(connection: &Connection, code: CloseCode, reason: &str) {
+    let bytes = reason.as_bytes();
+    connection.close(u32::from(code.value()).into(), &bytes[..bytes.len().min(512)]);
+}
+
+/// How much is let in at the moment.
+#[derive(Debug, Default)]
+pub(super) struct Admission {
+    handshakes: AtomicUsize,
+    connections: AtomicUsize,
+}
+
+/// One unit of a bound, given back when dropped.
+struct Held {
+    inner: Arc<Inner>,
+    which: fn(&Admission) -> &AtomicUsize,
+}
+
+impl Held {
+    fn new(inner: &Arc<Inner>, which: fn(&Admission) -> &AtomicUsize) -> Self {
+        which(&inner.admission).fetch_add(1, Ordering::Relaxed);
+        Self { inner: inner.clone(), which }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        (self.which)(&self.inner.admission).fetch_sub(1, Ordering::Relaxed);
+    }
+}
