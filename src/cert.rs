@@ -139,7 +139,50 @@ impl Grants {
         toml::from_str(&text).map_err(|e| usage(format!("read grants: {}: {}", path.display(), e.message())))
     }
 
-    fn write(&self, folder: &Path) -> Result<()> {
+    /// The grant of `dev.pem`: every device.
+    pub fn development() -> Self {
+        Self { gateways: BTreeMap::from([("dev".to_owned(), vec!["*".to_owned()])]), readers: BTreeMap::new() }
+    }
+
+    /// Both together; the same name in both has the patterns of both.
+    #[must_use]
+    pub fn merge(mut self, other: &Self) -> Self {
+        for (name, patterns) in &other.gateways {
+            self.gateways.entry(name.clone()).or_default().extend(patterns.iter().cloned());
+        }
+        for (name, grant) in &other.readers {
+            let own = self.readers.entry(name.clone()).or_default();
+            own.role = grant.role;
+            own.devices.extend(grant.devices.iter().cloned());
+        }
+        self
+    }
+
+    /// The grants as the ingest crate compiles them.
+    ///
+    /// # Errors
+    /// When a pattern is malformed.
+    pub fn compile(&self) -> Result<tidewell_ingest::grants::Grants> {
+        use tidewell_ingest::grants::{Grants as Compiled, GrantsConfig, ReaderGrant as Grant, Role};
+
+        let role = |role| match role {
+            ReaderRole::Reader => Role::Reader,
+            ReaderRole::Writer => Role::Writer,
+            ReaderRole::Admin => Role::Admin,
+        };
+        let reader = |grant: &ReaderGrant| Grant { role: role(grant.role), devices: grant.devices.clone() };
+        Compiled::new(&GrantsConfig {
+            gateways: self.gateways.clone(),
+            readers: self.readers.iter().map(|(name, grant)| (name.clone(), reader(grant))).collect(),
+        })
+        .map_err(|e| usage(format!("grants: {e}")))
+    }
+
+    /// Writes `grants.toml` of `folder`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, folder: &Path) -> Result<()> {
         let path = folder.join(GRANTS_FILE);
         let text = format!("# Who may write and read which devices. Read by the node at start and on SIGHUP.\n\n{}", toml::to_string_pretty(self).context("write grants")?);
         let temporary = path.with_extension("toml.tmp");
@@ -160,10 +203,12 @@ pub fn run(command: CertCommand) -> Result<u8> {
             }
             let hosts: Vec<&str> = args.host.iter().map(String::as_str).collect();
             Authority::ensure_development_set(dir, &hosts).context("cert init")?;
+            Grants::development().write(dir)?;
             println!("{}", dir.display());
             println!("  ca.pem, ca-key.pem      the authority; keep ca-key.pem away from the node and from devices");
             println!("  node.pem, node-key.pem  for `tidewell serve --tls-dir {}`", dir.display());
             println!("  dev.pem, dev-key.pem    may write every device and administer; for development only");
+            println!("  grants.toml             who may write and read which devices; remove `dev` before production");
         }
         CertCommand::Device(args) => {
             issue(&args.tls_dir, args.file.as_deref(), &args.id, Identity::Device(args.id.clone()))?;

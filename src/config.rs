@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
+use crate::cert::Grants;
 use crate::failure::usage;
 use crate::telemetry::LogFormat;
 use crate::units::{Size, Span};
@@ -45,6 +46,9 @@ pub struct ServeArgs {
     /// Does not write down this node as the user's last development node (for nodes that tools start)
     #[arg(long, hide = true)]
     pub forget: bool,
+    /// Stops when standard input ends (for nodes that tools start)
+    #[arg(long, hide = true)]
+    pub until_stdin_closes: bool,
 }
 
 /// Every setting of a node, checked.
@@ -70,6 +74,13 @@ pub struct Config {
     pub query: QuerySettings,
     /// Log output.
     pub log: LogSettings,
+    /// Who may write and read which devices, beside `grants.toml` in the folder of certificates. Read again on SIGHUP.
+    #[serde(skip_serializing_if = "no_grants")]
+    pub grants: Grants,
+}
+
+fn no_grants(grants: &Grants) -> bool {
+    *grants == Grants::default()
 }
 
 /// `[tls]`: certificates and who may do what. Read again on SIGHUP.
@@ -85,9 +96,9 @@ pub struct TlsConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EngineSettings {
-    /// Shards (threads that write); 0 = one a core. Fixed when the data directory is made. 0 to 256.
+    /// Shards (threads that write); 0 = one for two cores. Fixed when the data directory is made. 0 to 256.
     pub shards: Number,
-    /// Memory of one shard's memtable before it is sealed. At least 1MiB.
+    /// Memory of all memtables of one shard, sealed ones that wait for the disk included. At least 1MiB.
     pub memtable: Size,
     /// A memtable older than this is sealed even when it is not full. At least 1s.
     pub seal_age: Span,
@@ -188,6 +199,7 @@ impl Default for Config {
             ingest: IngestSettings::default(),
             query: QuerySettings::default(),
             log: LogSettings::default(),
+            grants: Grants::default(),
         }
     }
 }
@@ -196,11 +208,11 @@ impl Default for EngineSettings {
     fn default() -> Self {
         Self {
             shards: Number(0),
-            memtable: Size(64 << 20),
-            seal_age: Span(std::time::Duration::from_secs(600)),
+            memtable: Size(384 << 20),
+            seal_age: Span(std::time::Duration::from_secs(300)),
             log_file: Size(64 << 20),
             max_future: Span(std::time::Duration::from_secs(600)),
-            queue_batches: Number(256),
+            queue_batches: Number(4096),
             compaction: Switch(true),
         }
     }
@@ -208,13 +220,13 @@ impl Default for EngineSettings {
 
 impl Default for IngestSettings {
     fn default() -> Self {
-        Self { connections_max: Number(4096), in_flight: Size(256 << 20) }
+        Self { connections_max: Number(100_000), in_flight: Size(256 << 20) }
     }
 }
 
 impl Default for QuerySettings {
     fn default() -> Self {
-        Self { timeout: Span(std::time::Duration::from_secs(300)), concurrent_max: Number(16) }
+        Self { timeout: Span(std::time::Duration::from_secs(300)), concurrent_max: Number(64) }
     }
 }
 
@@ -360,7 +372,7 @@ impl Config {
         let bad = |key: &str, found: String, expected: &str| Err(usage(format!("configuration: {key}: expected {expected}, found {found}")));
         let engine = &self.engine;
         if engine.shards.0 > 256 {
-            return bad("engine.shards", engine.shards.0.to_string(), "0 (one a core) to 256");
+            return bad("engine.shards", engine.shards.0.to_string(), "0 (one for two cores) to 256");
         }
         for (key, size) in [("engine.memtable", engine.memtable), ("engine.log_file", engine.log_file)] {
             if size < Size(1 << 20) || size > Size(64 << 30) {

@@ -2,8 +2,15 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
+use parking_lot::Mutex;
+use tidewell_codec::{Batch, Tier};
+use tidewell_ingest::client::{Client, ClientConfig, Delivery, Observer, Rejected};
+use tidewell_ingest::tls::{TlsFiles, TlsMaterial};
 use tidewell_query::flight::{ClientOptions, QueryClient};
 
 use crate::cli::{NodeArgs, resolve};
@@ -21,6 +28,8 @@ pub struct Target {
     pub tls_dir: PathBuf,
     /// Name of the certificate in it.
     pub cert: String,
+    /// Name that the node's certificate must carry, when the user gave a name and not a number.
+    pub server_name: Option<String>,
     /// It came from the note about the last development node.
     pub remembered: bool,
 }
@@ -53,6 +62,7 @@ impl Target {
                 query: Some(last.query_addr),
                 tls_dir: args.tls_dir.clone().unwrap_or(last.tls_dir),
                 cert: args.cert.clone(),
+                server_name: None,
                 remembered: true,
             });
         };
@@ -75,7 +85,8 @@ impl Target {
             (Purpose::Ingest, None) => (Some(address), neighbour(true).map(|a| a.to_string())),
             (Purpose::Query, None) => (neighbour(false), Some(named.clone())),
         };
-        Ok(Self { ingest, query, tls_dir, cert: args.cert.clone(), remembered: false })
+        let host = named.rsplit_once(':').map(|(host, _)| host).filter(|host| !host.starts_with('[') && host.parse::<std::net::IpAddr>().is_err());
+        Ok(Self { ingest, query, tls_dir, cert: args.cert.clone(), server_name: host.map(str::to_owned), remembered: false })
     }
 
     /// The QUIC address.
@@ -105,6 +116,145 @@ impl Target {
         } else {
             error
         }
+    }
+}
+
+/// A node that is away for longer ends a load: somebody is waiting for it.
+const AWAY_MAX: Duration = Duration::from_secs(30);
+/// Different refusals that are kept for the user.
+const REFUSALS_KEPT: usize = 5;
+
+/// A connection to the ingest address that knows what became of its rows.
+pub struct Feed {
+    client: Client,
+    fate: Arc<Fate>,
+    address: SocketAddr,
+}
+
+#[derive(Default)]
+struct Fate {
+    refusals: Mutex<Vec<String>>,
+    away_since: Mutex<Option<(Instant, String)>>,
+}
+
+impl Observer for Fate {
+    fn rejected(&self, rejected: &Rejected) {
+        let line = rejected.to_string();
+        let mut kept = self.refusals.lock();
+        if kept.len() < REFUSALS_KEPT && !kept.contains(&line) {
+            kept.push(line);
+        }
+    }
+
+    fn disconnected(&self, reason: &str, retry_in: Duration) {
+        tracing::warn!(reason, ?retry_in, "the connection to the node is lost, trying again");
+        let mut away = self.away_since.lock();
+        let since = away.as_ref().map_or_else(Instant::now, |(since, _)| *since);
+        *away = Some((since, reason.to_owned()));
+    }
+
+    fn connected(&self) {
+        *self.away_since.lock() = None;
+    }
+}
+
+/// Certificates of `target` for the ingest address.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn material(target: &Target) -> Result<TlsMaterial> {
+    TlsMaterial::load(&TlsFiles::in_dir(&target.tls_dir, &target.cert)).context("read certificates")
+}
+
+/// Settings of a client of `target`.
+///
+/// # Errors
+/// When the address is not known.
+pub fn client_config(target: &Target) -> Result<ClientConfig> {
+    let address = target.ingest()?;
+    let mut config = ClientConfig::new(address);
+    config.server_name = target.server_name.clone().unwrap_or_else(|| address.ip().to_string());
+    config.encoding = Tier::Hot;
+    config.software = concat!("tidewell/", env!("CARGO_PKG_VERSION")).into();
+    Ok(config)
+}
+
+impl Feed {
+    /// Connects and waits for the node's greeting.
+    ///
+    /// # Errors
+    /// When certificates cannot be read, or the node does not answer or refuses.
+    pub async fn connect(target: &Target) -> Result<Self> {
+        let address = target.ingest()?;
+        let fate = Arc::new(Fate::default());
+        let client = Client::connect_observed(client_config(target)?, &material(target)?, fate.clone())
+            .await
+            .map_err(|error| target.unreachable(error.into()))?;
+        Ok(Self { client, fate, address })
+    }
+
+    /// Takes a batch for sending; waits when many are under way.
+    ///
+    /// # Errors
+    /// When the node is away for long, or no node would take the batch.
+    pub async fn send(&self, batch: Batch) -> Result<Delivery> {
+        tokio::select! {
+            sent = self.client.send(batch) => sent.with_context(|| format!("send to {}", self.address)),
+            error = self.away() => Err(error),
+        }
+    }
+
+    /// Waits until all that was sent is acknowledged or refused.
+    ///
+    /// # Errors
+    /// When the node is away for long.
+    pub async fn flush(&self) -> Result<()> {
+        tokio::select! {
+            done = self.client.flush() => done.with_context(|| format!("send to {}", self.address)),
+            error = self.away() => Err(error),
+        }
+    }
+
+    /// Ends when the node has been away for too long.
+    async fn away(&self) -> anyhow::Error {
+        loop {
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            if let Some((since, reason)) = &*self.fate.away_since.lock()
+                && since.elapsed() > AWAY_MAX
+            {
+                return anyhow!("send to {}: the node is away for {} s: {reason}; run the same command again when it is back", self.address, AWAY_MAX.as_secs());
+            }
+        }
+    }
+
+    /// The client itself.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Rows that are durable.
+    pub fn acknowledged_rows(&self) -> u64 {
+        self.client.stats().rows.load(Ordering::Relaxed)
+    }
+
+    /// Rows that the node refused for good.
+    pub fn refused_rows(&self) -> u64 {
+        self.client.stats().rejected_rows.load(Ordering::Relaxed)
+    }
+
+    /// Encoded bytes of the acknowledged rows.
+    pub fn payload_bytes(&self) -> u64 {
+        self.client.stats().payload_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The first different refusals, in the node's words.
+    pub fn refusals(&self) -> Vec<String> {
+        self.fate.refusals.lock().clone()
+    }
+
+    /// Disconnects.
+    pub async fn close(self) {
+        self.client.close(Duration::from_secs(1)).await;
     }
 }
 

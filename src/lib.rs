@@ -11,6 +11,7 @@
 pub mod admin;
 pub mod bench;
 pub mod cert;
+pub mod child;
 pub mod cli;
 pub mod config;
 pub mod connect;
@@ -19,6 +20,7 @@ pub mod failure;
 pub mod inspect;
 pub mod last_node;
 pub mod load;
+pub mod node;
 pub mod output;
 pub mod query;
 pub mod serve;

@@ -127,16 +127,28 @@ pub fn read(input: Input, options: &CsvOptions, known: &mut HashMap<String, Fiel
             header
         }
     };
-    let mut plan = plan(&name, &stem, &header, options)?;
+    let plan = plan(&name, &stem, &header, options)?;
     let mut sample = Vec::new();
     let mut sample_bytes = 0;
     while sample.len() < SAMPLE_ROWS && sample_bytes < SAMPLE_BYTES && next(&mut record)? {
         sample_bytes += record.as_slice().len();
         sample.push(record.clone());
     }
-    decide_types(&mut plan, &sample, options, known);
+    // Rows whose time cannot be read say nothing about types: they will be refused anyway.
+    let times = options.times.clone();
+    let mut rows = RowReader {
+        options,
+        plan,
+        times,
+        latin1: vec![String::new(); header.len()],
+        time: String::new(),
+        device: String::new(),
+    };
+    let good: Vec<bool> = sample.iter().map(|record| rows.has_time(record)).collect();
+    rows.times = options.times.clone();
+    let good = sample.iter().zip(good).filter(|(_, good)| *good).map(|(record, _)| record);
+    decide_types(&mut rows.plan, good, options, known);
 
-    let mut rows = RowReader { options, plan, times: options.times.clone(), latin1: vec![String::new(); header.len()], time: String::new(), device: String::new() };
     for record in &sample {
         if let Flow::Stop = rows.take(record, first_line, known, sink)? {
             return Ok(());
@@ -228,13 +240,18 @@ fn shown(header: &[String]) -> String {
     text
 }
 
-fn decide_types(plan: &mut Plan, sample: &[ByteRecord], options: &CsvOptions, known: &mut HashMap<String, FieldType>) {
+fn decide_types<'r>(
+    plan: &mut Plan,
+    sample: impl Iterator<Item = &'r ByteRecord> + Clone,
+    options: &CsvOptions,
+    known: &mut HashMap<String, FieldType>,
+) {
     let all_numbers = options.types.iter().find(|t| t.column == "*").map(|t| t.field_type);
     for field in &mut plan.fields {
         let named = options.types.iter().find(|t| t.column == field.header || t.column == field.name);
         field.field_type = named.map(|t| t.field_type).or_else(|| known.get(&field.name).copied()).or_else(|| {
             let mut guess = Guess::default();
-            for record in sample.iter().filter(|r| r.len() >= plan.width) {
+            for record in sample.clone() {
                 let cell = record.get(field.column).unwrap_or_default();
                 match std::str::from_utf8(cell) {
                     Ok(text) => guess.see(text.trim(), &options.spelling),
@@ -277,6 +294,15 @@ impl RowReader<'_> {
         }
     }
 
+    /// Whether the row has the right number of cells and a time.
+    fn has_time(&mut self, record: &ByteRecord) -> bool {
+        if record.len() < self.needed() {
+            return false;
+        }
+        let cell = |column: usize| std::str::from_utf8(record.get(column).unwrap_or_default()).map(str::trim).map_err(|e| e.to_string());
+        read_time(&self.plan.times, &self.options.time_prefix, &mut self.time, &mut self.times, cell).is_ok()
+    }
+
     fn row(&mut self, record: &ByteRecord, known: &mut HashMap<String, FieldType>, sink: &mut dyn Sink) -> Result<(), String> {
         let mut width = record.len();
         while width > self.plan.width && record.get(width - 1).is_some_and(|cell| cell.trim_ascii().is_empty()) {
@@ -303,20 +329,7 @@ impl RowReader<'_> {
             let text = std::str::from_utf8(record.get(column).unwrap_or_default());
             text.map(str::trim).map_err(|_| format!("column {}: not UTF-8; try --encoding latin-1", column + 1))
         };
-        let time = match &self.plan.times[..] {
-            [one] if self.options.time_prefix.is_empty() => self.times.read(cell(*one)?)?,
-            columns => {
-                self.time.clear();
-                self.time.push_str(&self.options.time_prefix);
-                for (at, column) in columns.iter().enumerate() {
-                    if at > 0 {
-                        self.time.push(' ');
-                    }
-                    self.time.push_str(cell(*column)?);
-                }
-                self.times.read(&self.time)?
-            }
-        };
+        let time = read_time(&self.plan.times, &self.options.time_prefix, &mut self.time, &mut self.times, cell)?;
         let device = match self.plan.device {
             None => self.plan.device_constant.as_str(),
             Some(column) => {
@@ -368,6 +381,28 @@ impl RowReader<'_> {
         let named = self.plan.fields.iter().map(|f| f.column).chain(self.plan.times.iter().copied()).chain(self.plan.device);
         named.max().map_or(0, |last| last + 1).max(self.plan.width.saturating_sub(1))
     }
+}
+
+/// The time of one row: one cell, or several joined with a blank, after the prefix.
+fn read_time<'r>(
+    columns: &[usize],
+    prefix: &str,
+    joined: &mut String,
+    reader: &mut TimeReader,
+    cell: impl Fn(usize) -> Result<&'r str, String>,
+) -> Result<i64, String> {
+    if let ([one], true) = (columns, prefix.is_empty()) {
+        return reader.read(cell(*one)?);
+    }
+    joined.clear();
+    joined.push_str(prefix);
+    for (at, column) in columns.iter().enumerate() {
+        if at > 0 {
+            joined.push(' ');
+        }
+        joined.push_str(cell(*column)?);
+    }
+    reader.read(joined)
 }
 
 #[cfg(test)]

@@ -70,14 +70,18 @@ fn boolean(text: &str) -> Option<bool> {
     }
 }
 
-/// What the cells seen so far can all be read as.
+/// What the cells seen so far can be read as.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Guess {
-    seen: bool,
-    not_i64: bool,
-    not_f64: bool,
-    not_bool: bool,
+    seen: u64,
+    not_number: u64,
+    not_bool: u64,
+    fraction: bool,
 }
+
+/// One cell in so many may be no number and the column is one all the same: such cells come from damaged lines, and a
+/// column of texts would hide them for ever.
+const DAMAGED_ONE_IN: u64 = 1_000;
 
 impl Guess {
     /// Takes one cell into account.
@@ -85,20 +89,25 @@ impl Guess {
         if spelling.is_null(text) {
             return;
         }
-        self.seen = true;
+        self.seen += 1;
         // `1` and `0` are numbers unless the caller says otherwise, `96.0` is no integer by itself.
-        self.not_i64 |= text.parse::<i64>().is_err();
-        self.not_f64 |= spelling.f64(text).is_none();
-        self.not_bool |= !(text.eq_ignore_ascii_case("true") || text.eq_ignore_ascii_case("false"));
+        if text.parse::<i64>().is_err() {
+            match spelling.f64(text) {
+                Some(_) => self.fraction = true,
+                None => self.not_number += 1,
+            }
+        }
+        self.not_bool += u64::from(!(text.eq_ignore_ascii_case("true") || text.eq_ignore_ascii_case("false")));
     }
 
     /// The narrowest type that fits: i64, f64, bool, utf8. `None` when every cell was empty.
     pub fn field_type(self) -> Option<FieldType> {
+        let damaged = self.seen / DAMAGED_ONE_IN;
         Some(match self {
-            Self { seen: false, .. } => return None,
-            Self { not_i64: false, .. } => FieldType::I64,
-            Self { not_f64: false, .. } => FieldType::F64,
-            Self { not_bool: false, .. } => FieldType::Bool,
+            Self { seen: 0, .. } => return None,
+            Self { not_number, fraction: false, .. } if not_number <= damaged => FieldType::I64,
+            Self { not_number, .. } if not_number <= damaged => FieldType::F64,
+            Self { not_bool: 0, .. } => FieldType::Bool,
             _ => FieldType::Utf8,
         })
     }
@@ -158,6 +167,11 @@ mod tests {
         assert_eq!(guess(&["NW", "1"]), Some(FieldType::Utf8));
         assert_eq!(guess(&["99999999999999999999"]), Some(FieldType::F64));
         assert_eq!(guess(&["", "NA"]), None);
+        let mut mostly = vec!["7"; 1_000];
+        mostly.push("7\u{0}x");
+        assert_eq!(guess(&mostly), Some(FieldType::I64), "one damaged line in a thousand");
+        mostly.push("A7");
+        assert_eq!(guess(&mostly), Some(FieldType::Utf8));
     }
 
     #[test]
