@@ -1,17 +1,44 @@
 //! Durable, ordered samples: per-device logs, memtables, compressed segments, scans.
 //!
-//! Plain threads, no async, no network, no Arrow. Modules in the order in which data flows:
+//! Plain threads, no async, no network, no Arrow. A batch that was decoded once goes through the modules in this order:
 //!
-//! - [`types`], [`error`]: the words that all others use
-//! - [`storage`]: the only door to files
-//! - [`segment`]: immutable files of column blocks
-//! - [`scan`]: blocks and rows of one device, merged by time
+//! - [`engine`]: open, check, append, snapshot, close; [`config`] and [`limits`] bound it, [`catalog`] knows the tables
+//! - [`shard`]: one thread, the only writer of its devices
+//! - [`device_log`]: the write-ahead logs of a shard's devices, in shared files with one sync per group
+//! - [`memtable`]: rows that are not in a segment yet
+//! - [`segment`]: immutable files of compressed columns with zone maps, read through mmap
+//! - [`upkeep`]: memtables into segments, small segments into large ones
+//! - [`manifest`]: the only truth about which segments exist; [`recovery`] starts from it
+//! - [`snapshot`], [`scan`]: what a reader sees at one moment, newest write of each field first
+//! - [`storage`]: the only door to files; [`clock`]: the only clock
+//! - [`verify`]: every checksum and invariant, offline
+//!
+//! It is *not* a server and *not* a query engine: see the `ingest` and `query` crates.
 
+pub mod catalog;
+pub mod clock;
+pub mod config;
+pub mod device_log;
+pub mod engine;
 pub mod error;
+pub mod limits;
+pub mod manifest;
+pub mod memtable;
+pub mod recovery;
 pub mod scan;
 pub mod segment;
+pub mod shard;
+pub mod snapshot;
 pub mod storage;
 pub mod types;
+pub mod upkeep;
+pub mod verify;
 
+pub use config::EngineConfig;
+pub use engine::{Engine, ShardFigures};
 pub use error::{Error, Refusal, RefusalCode, Result};
+pub use recovery::RecoveryReport;
+pub use scan::Part;
+pub use shard::{Append, AppendSink};
+pub use snapshot::{Attributes, DeviceInfo, Snapshot, TableView};
 pub use types::*;

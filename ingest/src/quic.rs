@@ -1,15 +1,17 @@
 //! Owns the QUIC settings and UDP sockets of both ends; does not know frames.
 
+mod reset;
+
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{AckFrequencyConfig, EndpointConfig, MtuDiscoveryConfig, TransportConfig, VarInt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::tls::{TlsError, TlsMaterial};
+use reset::{RandomIds, ResetKey};
 
 /// Above this UDP payload, ten segments no longer fit in one segmented send: the kernel refuses it, the loss looks like
 /// a black hole, and the connection falls back to 1,200 bytes.
@@ -66,7 +68,8 @@ impl QuicSettings {
             send_window: 8 << 20,
             lanes_max: 0,
             // Bindings of address translation often die near 30 s.
-            keep_alive: Some(Duration::from_secs(15)),
+            keep_alive: Some(Duration::from_secs(10)),
+            idle_timeout: Duration::from_secs(30),
             ..Self::server()
         }
     }
@@ -100,9 +103,16 @@ impl QuicSettings {
         Arc::new(transport)
     }
 
-    /// The endpoint's settings; stateless resets and tokens carry over a restart when `reset_key` does.
-    pub(crate) fn endpoint(&self) -> EndpointConfig {
-        let mut config = EndpointConfig::default();
+    /// The endpoint's settings. With a `secret` that survives a restart, so do the answers to packets of connections
+    /// from before it.
+    pub(crate) fn endpoint(&self, secret: Option<&[u8]>) -> EndpointConfig {
+        let mut config = match secret {
+            Some(secret) => EndpointConfig::new(Arc::new(ResetKey::derive(secret))),
+            None => EndpointConfig::default(),
+        };
+        if secret.is_some() {
+            config.cid_generator(|| Box::new(RandomIds::new()));
+        }
         if let Some(payload) = self.payload() {
             config.max_udp_payload_size(payload.max(1_472)).expect("clamped to what QUIC allows");
         }
@@ -136,13 +146,15 @@ pub(crate) struct BoundSocket {
 }
 
 impl BoundSocket {
-    /// Tells the operator when the kernel capped the buffers.
+    /// Tells whoever operates it when the kernel capped the buffers; once a process.
     pub fn warn_when_capped(&self) {
-        if self.buffer_granted < self.buffer_wanted {
+        static TOLD: Once = Once::new();
+        if self.buffer_granted < self.buffer_wanted && !TOLD.is_completed() {
+            TOLD.call_once(|| {});
             tracing::warn!(
                 wanted_bytes = self.buffer_wanted,
                 granted_bytes = self.buffer_granted,
-                "the kernel caps UDP socket buffers; many devices at once will lose packets; \
+                "the kernel caps UDP socket buffers; with many packets at once some will be lost; \
                  raise net.core.rmem_max and net.core.wmem_max"
             );
         }
@@ -150,8 +162,9 @@ impl BoundSocket {
 }
 
 /// quinn's server config for `material`.
+#[cfg(feature = "server")]
 pub(crate) fn server_config(material: &TlsMaterial, settings: &QuicSettings) -> Result<quinn::ServerConfig, TlsError> {
-    let crypto = QuicServerConfig::try_from(Arc::new(material.server_config()?))
+    let crypto = quinn::crypto::rustls::QuicServerConfig::try_from(Arc::new(material.server_config()?))
         .map_err(|error| TlsError::Rejected(error.to_string()))?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     // Nothing large arrives before accept, because there is no 0-RTT.
@@ -161,8 +174,9 @@ pub(crate) fn server_config(material: &TlsMaterial, settings: &QuicSettings) -> 
 }
 
 /// quinn's client config for `material`.
+#[cfg(feature = "client")]
 pub(crate) fn client_config(material: &TlsMaterial, settings: &QuicSettings) -> Result<quinn::ClientConfig, TlsError> {
-    let crypto = QuicClientConfig::try_from(Arc::new(material.client_config()?))
+    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(Arc::new(material.client_config()?))
         .map_err(|error| TlsError::Rejected(error.to_string()))?;
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
     config.transport_config(settings.transport());

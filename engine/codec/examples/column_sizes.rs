@@ -30,6 +30,7 @@ fn main() {
         "column", "values", "hot1000", "hot4096", "hot16k", "cold4k", "cold16k", "hot", "cold"
     );
     let mut reals = Summary::default();
+    let mut small = Small::default();
     for (name, load) in sources() {
         if !wanted.is_empty() && !wanted.iter().any(|part| name.contains(part.as_str())) {
             continue;
@@ -43,13 +44,66 @@ fn main() {
         let integer = name.ends_with("_ms") || name.ends_with("_int");
         let column =
             if integer { Values::I64(values.iter().map(|v| *v as i64).collect()) } else { Values::F64(values) };
-        let row = measure(&Column { values: column, validity: None });
+        let column = Column { values: column, validity: None };
+        let row = measure(&column);
+        small.add(&column);
         println!("{name:<22} {row}");
         if !integer {
             reals.add(&row);
         }
     }
     reals.print();
+    small.print();
+}
+
+/// Hot chunks of few rows, as slow devices and wire batches have them, over all columns.
+#[derive(Default)]
+struct Small {
+    columns: usize,
+    /// Bytes, nanoseconds to encode and to decode one chunk of each of `SMALL_ROWS`.
+    sums: [[f64; 3]; SMALL_ROWS.len()],
+}
+
+const SMALL_ROWS: [usize; 4] = [1, 10, 100, 1_000];
+
+impl Small {
+    fn add(&mut self, column: &Column) {
+        self.columns += 1;
+        for (sums, rows) in self.sums.iter_mut().zip(SMALL_ROWS) {
+            // The same 50 places of the column for every size.
+            let starts: Vec<usize> = (0..50).map(|i| i * (column.len() - 1_000) / 50).collect();
+            let mut chunks = vec![Vec::new(); starts.len()];
+            let chunk_count = starts.len() as f64;
+            let encode = median(5, || {
+                let started = Instant::now();
+                for (start, chunk) in starts.iter().zip(&mut chunks) {
+                    chunk.clear();
+                    encode_column(column, *start..*start + rows, Tier::Hot, chunk);
+                }
+                started.elapsed().as_nanos() as f64 / chunk_count
+            });
+            let mut back = Column::new(column.field_type());
+            let decode = median(5, || {
+                let started = Instant::now();
+                for chunk in &chunks {
+                    clear(&mut back);
+                    decode_column_into(chunk, column.field_type(), rows, &mut back).expect("own chunk");
+                }
+                started.elapsed().as_nanos() as f64 / chunk_count
+            });
+            let bytes = chunks.iter().map(Vec::len).sum::<usize>() as f64 / chunk_count;
+            [bytes, encode, decode].iter().zip(sums).for_each(|(value, sum)| *sum += value);
+        }
+    }
+
+    fn print(&self) {
+        for (sums, rows) in self.sums.iter().zip(SMALL_ROWS) {
+            let [bytes, encode, decode] = sums.map(|sum| sum / self.columns.max(1) as f64);
+            println!(
+                "hot chunk of {rows:>5} rows: {bytes:>7.1} bytes, {encode:>6.0} ns to encode, {decode:>6.0} ns to decode"
+            );
+        }
+    }
 }
 
 struct Row {

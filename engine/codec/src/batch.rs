@@ -59,7 +59,7 @@ impl Batch {
         self.times.len() * 8 + self.devices.memory_bytes() + columns
     }
 
-    /// Checks what a decoder at the other end will check.
+    /// Checks what a decoder at the other end will check, but for the bytes of payload and of decoded columns.
     ///
     /// # Errors
     /// Names that are not allowed, numbers of rows that contradict each other, more than `limits` allow.
@@ -237,11 +237,22 @@ pub struct BatchLimits {
     pub fields: usize,
     /// Rows times fields: a constant column takes few bytes and decodes to 8 bytes a row.
     pub cells: usize,
+    /// Bytes of memory of the decoded columns: one short chunk of text may stand for a kilobyte in each row. Checked
+    /// after each column, so it is passed by one column at most.
+    pub decoded: usize,
 }
 
 impl Default for BatchLimits {
     fn default() -> Self {
-        Self { payload: 16 << 20, rows: 65_536, devices: 65_536, device_bytes: 4 << 20, fields: 1_024, cells: 4 << 20 }
+        Self {
+            payload: 16 << 20,
+            rows: 65_536,
+            devices: 65_536,
+            device_bytes: 4 << 20,
+            fields: 1_024,
+            cells: 4 << 20,
+            decoded: 64 << 20,
+        }
     }
 }
 

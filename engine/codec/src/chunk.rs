@@ -135,6 +135,7 @@ pub fn decode_column_into(chunk: &[u8], field_type: FieldType, rows: usize, colu
             }
         }
     }
+    reader.codec = field_type.name();
     reader.finish()
 }
 
@@ -203,6 +204,7 @@ pub fn decode_times(chunk: &[u8], rows: usize) -> Result<Vec<i64>> {
 pub fn decode_times_into(chunk: &[u8], rows: usize, times: &mut Vec<i64>) -> Result<()> {
     let mut reader = Reader::new(chunk, "time");
     integers::decode(&mut reader, rows, times)?;
+    reader.codec = "time";
     reader.finish()
 }
 

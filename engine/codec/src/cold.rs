@@ -2,9 +2,9 @@
 
 use std::cell::RefCell;
 
-use pco::ChunkConfig;
 use pco::data_types::Number;
 use pco::wrapped::{FileCompressor, FileDecompressor};
+use pco::{ChunkConfig, PagingSpec};
 
 use crate::bitpack::width_of;
 use crate::error::{CodecError, Result};
@@ -24,6 +24,7 @@ const PCO_LEVEL: usize = 8;
 const ZSTD_LEVEL: i32 = 3;
 /// Widths of the integers that pco gets: the smallest that holds all differences to the minimum. pco writes a lower
 /// bound of that width for every bin, which in chunks of 4,096 values is a good part of its bytes.
+const PCO_8: u8 = 1;
 const PCO_16: u8 = 2;
 const PCO_32: u8 = 4;
 const PCO_64: u8 = 8;
@@ -65,7 +66,13 @@ fn encode_pco_integers(values: &[i64], out: &mut Vec<u8>) -> bool {
     let max = values.iter().copied().max().unwrap_or_default();
     out.push(PCO);
     match width_of(max.wrapping_sub(min) as u64) {
-        0..=16 => {
+        0..=8 => {
+            out.push(PCO_8);
+            put_zigzag(out, min);
+            let narrow: Vec<u8> = values.iter().map(|value| value.wrapping_sub(min) as u8).collect();
+            encode_pco(&narrow, out)
+        }
+        9..=16 => {
             out.push(PCO_16);
             put_zigzag(out, min);
             let narrow: Vec<u16> = values.iter().map(|value| value.wrapping_sub(min) as u16).collect();
@@ -86,13 +93,21 @@ fn encode_pco_integers(values: &[i64], out: &mut Vec<u8>) -> bool {
 }
 
 fn encode_pco<T: Number>(values: &[T], out: &mut Vec<u8>) -> bool {
+    let start = out.len();
     let config = ChunkConfig::default()
         .with_compression_level(PCO_LEVEL)
-        .with_paging_spec(pco::PagingSpec::Exact(vec![values.len()]));
+        .with_enable_8_bit(true)
+        .with_paging_spec(PagingSpec::Exact(vec![values.len()]));
     let file = FileCompressor::default();
     // Only an invalid configuration or a failing writer are errors; then the light codec simply stays.
     let Ok(mut chunk) = file.chunk_compressor(values, &config) else { return false };
-    file.write_header(&mut *out).and_then(|out| chunk.write_meta(out)).and_then(|out| chunk.write_page(0, out)).is_ok()
+    let written = file
+        .write_header(&mut *out)
+        .and_then(|out| chunk.write_meta(out))
+        .and_then(|out| chunk.write_page(0, out))
+        .is_ok();
+    // A newer pco may write what our own check does not know yet: such bytes must not reach a disk.
+    written && check_pco_head(&Reader::new(&out[start..], "pco"), size_of::<T>()).is_ok()
 }
 
 /// Reads pco integers after the stream's kind byte.
@@ -101,14 +116,17 @@ pub(crate) fn decode_pco_integers(reader: &mut Reader<'_>, count: usize, values:
     let width = reader.byte()?;
     let base = reader.zigzag()?;
     match width {
+        PCO_8 => decode_narrow::<u8>(reader, count, base, values),
         PCO_16 => decode_narrow::<u16>(reader, count, base, values),
         PCO_32 => decode_narrow::<u32>(reader, count, base, values),
         PCO_64 => {
             let start = values.len();
             values.resize(start + count, 0);
-            decode_pco(reader, &mut values[start..])
+            decode_pco(reader, &mut values[start..])?;
+            values[start..].iter_mut().for_each(|value| *value = value.wrapping_add(base));
+            Ok(())
         }
-        _ => Err(reader.invalid("width of the integers is not 2, 4 or 8")),
+        _ => Err(reader.invalid("width of the integers is not 1, 2, 4 or 8")),
     }
 }
 
@@ -248,4 +266,92 @@ pub(crate) fn decode_planes(reader: &mut Reader<'_>, count: usize, values: &mut 
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reader::{varint_len, zigzag};
+
+    /// pco's writer puts fields one after the other, lowest bit first.
+    fn head(fields: &[(u128, u32)]) -> Vec<u8> {
+        let (mut word, mut at) = (0u128, 0);
+        for (value, bits) in fields {
+            word |= value << at;
+            at += bits;
+        }
+        [&[4, 1][..], &word.to_le_bytes(), &[0; 64]].concat()
+    }
+
+    #[test]
+    fn what_pco_would_allocate_for_without_bytes_is_refused_before() {
+        let refused = |fields: &[(u128, u32)]| {
+            let bytes = head(fields);
+            check_pco_head(&Reader::new(&bytes, "pco"), 8).is_err()
+        };
+        assert!(!refused(&[(0, 4), (0, 4)]), "classic without deltas is what the encoder writes");
+        assert!(!refused(&[(0, 4), (1, 4), (1, 3)]));
+        assert!(!refused(&[(1, 4), (10, 64), (2, 4), (14, 5)]));
+        assert!(refused(&[(4, 4), ((1 << 25) - 1, 25)]), "a dictionary of 33 million entries");
+        assert!(refused(&[(0, 4), (2, 4), (15, 5)]), "a look-back window of 65,536 values");
+        assert!(refused(&[(1, 4), (10, 64), (2, 4), (31, 5)]));
+        assert!(refused(&[(0, 4), (3, 4)]), "a convolution");
+        assert!(check_pco_head(&Reader::new(&[4, 2, 0, 0], "pco"), 8).is_err());
+    }
+
+    fn noise(i: u64) -> u64 {
+        let x = (i + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (x ^ x >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 10
+    }
+
+    #[test]
+    fn flipped_bits_of_pco_pages_never_panic() {
+        let shapes: [(&str, Vec<i64>); 5] = [
+            ("classic", (0..600).map(|i| (noise(i) % 40 * (noise(i + 1) % 40)) as i64).collect()),
+            ("deltas", (0..600).map(|i| (i * i) as i64 + (noise(i) % 9) as i64).collect()),
+            ("int mult", (0..900).map(|i| (noise(i) % 5_000 * 1_000 + noise(i + 7) % 3) as i64).collect()),
+            ("look-back", (0..1_200).map(|i| (noise(i % 61) % (1 << 50)) as i64 + (noise(i) % 3) as i64).collect()),
+            ("single bin", vec![5; 300]),
+        ];
+        let mut look_backs = 0;
+        for (name, values) in shapes {
+            let mut chunk = Vec::new();
+            assert!(encode_pco_integers(&values, &mut chunk));
+            let mut back = Vec::new();
+            decode_pco_integers(&mut Reader::new(&chunk[1..], "pco"), values.len(), &mut back).unwrap();
+            assert_eq!(back, values, "{name}");
+            let base_len = varint_len(zigzag(values.iter().copied().min().unwrap()));
+            look_backs += usize::from(chunk[1] == PCO_64 && chunk[5] >> 4 == 2 || chunk[4 + base_len] >> 4 == 2);
+            for bit in 8..chunk.len() * 8 {
+                let mut bad = chunk.clone();
+                bad[bit / 8] ^= 1 << (bit % 8);
+                let mut back = Vec::new();
+                if decode_pco_integers(&mut Reader::new(&bad[1..], "pco"), values.len(), &mut back).is_ok() {
+                    assert_eq!(back.len(), values.len());
+                }
+            }
+        }
+        assert!(look_backs > 0, "no shape made pco look back");
+        let reals: Vec<f64> =
+            (0..700).map(|i| (noise(i) % 900) as f64 * 0.37 + (noise(i + 3) % 7) as f64 * 1e-16).collect();
+        let mut chunk = Vec::new();
+        assert!(encode_pco(&reals, &mut chunk));
+        for bit in 0..chunk.len() * 8 {
+            let mut bad = chunk.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            let _ = decode_pco_reals(&mut Reader::new(&bad, "pco"), reals.len(), &mut Vec::new());
+        }
+    }
+
+    #[test]
+    fn cold_codecs_stay_away_unless_they_win() {
+        let noise: Vec<i64> = (0..500).map(|i| (noise(i) >> 30) as i64).collect();
+        let mut out = vec![0; 500 * 3 + 10];
+        let light = out.clone();
+        improve_integers(&noise, 0, &mut out);
+        assert!(out == light);
+        let repeats: Vec<i64> = (0..500).map(|i| noise[i % 50]).collect();
+        improve_integers(&repeats, 0, &mut out);
+        assert!(out.len() < 400 && matches!(out[0], PCO | PLANES), "{} bytes of kind {}", out.len(), out[0]);
+    }
 }

@@ -4,8 +4,6 @@
 //! IEEE division rounds correctly, so every double that was parsed from a decimal of at most fifteen digits is given back
 //! by the division exactly. A multiplication by a rounded `10^-k` would not do that.
 
-use crate::scratch::Scratch;
-
 /// Most digits behind the point.
 pub(crate) const DIGITS_MAX: u8 = 15;
 
@@ -38,9 +36,8 @@ fn to_real(integer: i64, power: f64) -> f64 {
 }
 
 /// The number of digits that makes most of the values integers, judged on a sample; `None` when the values are no decimals.
-pub(crate) fn choose_digits(values: &[f64]) -> Option<u8> {
-    const SAMPLE: usize = 96;
-    let stride = (values.len() / SAMPLE).max(1) | 1;
+pub(crate) fn choose_digits(values: &[f64], sample: usize) -> Option<u8> {
+    let stride = (values.len() / sample).max(1) | 1;
     let mut needing = [0u32; DIGITS_MAX as usize + 1];
     let (mut sampled, mut without) = (0u32, 0u32);
     let mut guess = 0;
@@ -63,7 +60,8 @@ pub(crate) fn choose_digits(values: &[f64]) -> Option<u8> {
     for digits in (0..=DIGITS_MAX).rev() {
         // A digit makes every integer 3.3 bits wider, an exception costs about 80 bits.
         let bits = f64::from(outside) * 80.0 + f64::from(sampled) * f64::from(digits) * 3.32;
-        if best.is_none_or(|(_, least)| bits < least) {
+        let few = outside as usize * EXCEPTIONS_ONE_IN <= sampled as usize;
+        if few && best.is_none_or(|(_, least)| bits < least) {
             best = Some((digits, bits));
         }
         outside += needing[usize::from(digits)];
@@ -73,15 +71,17 @@ pub(crate) fn choose_digits(values: &[f64]) -> Option<u8> {
 
 /// The fewest digits that give `value` back, looked for from `guess` on.
 fn digits_of(value: f64, guess: u8) -> Option<u8> {
-    let exact = |digits: u8| to_integer(value, POWERS[usize::from(digits)]).1;
-    if exact(guess) {
-        let mut digits = guess;
-        while digits > 0 && exact(digits - 1) {
-            digits -= 1;
-        }
-        return Some(digits);
+    let exact = |digits: u8| {
+        let (integer, exact) = to_integer(value, POWERS[usize::from(digits)]);
+        exact.then_some(integer)
+    };
+    let Some(mut integer) = exact(guess) else { return (0..=DIGITS_MAX).find(|digits| exact(*digits).is_some()) };
+    let mut digits = guess;
+    while digits > 0 && integer % 10 == 0 {
+        integer /= 10;
+        digits -= 1;
     }
-    (0..=DIGITS_MAX).find(|digits| exact(*digits))
+    Some(digits)
 }
 
 /// Turns values into integers of `digits` digits. Exceptions get the integer before them and go to `positions` and
@@ -122,18 +122,12 @@ pub(crate) fn split(
 }
 
 /// Appends `integer / 10^digits` for each integer.
-pub(crate) fn join(integers: &Scratch<i64>, digits: u8, values: &mut Vec<f64>) {
+pub(crate) fn join(integers: &[i64], digits: u8, values: &mut Vec<f64>) {
     let power = POWERS[usize::from(digits)];
-    let start = values.len();
-    values.resize(start + integers.len(), 0.0);
     if digits == 0 {
-        for (value, integer) in values[start..].iter_mut().zip(integers.iter()) {
-            *value = to_real(*integer, 1.0);
-        }
+        values.extend(integers.iter().map(|integer| to_real(*integer, 1.0)));
     } else {
-        for (value, integer) in values[start..].iter_mut().zip(integers.iter()) {
-            *value = to_real(*integer, power);
-        }
+        values.extend(integers.iter().map(|integer| to_real(*integer, power)));
     }
 }
 
@@ -144,11 +138,17 @@ mod tests {
     #[test]
     fn parsed_decimals_are_exact_for_all_digits() {
         for digits in 0..=DIGITS_MAX {
-            for n in [0i64, 1, 7, 12_345, 999_999_999_999, (1 << 50) - 1, -3, -(1 << 50) + 1] {
+            for n in [0i64, 1, 7, 120, 12_345, 999_999_999_999, (1 << 50) - 1, -3, -(1 << 50) + 1] {
                 let text = format!("{n}e-{digits}");
                 let value: f64 = text.parse().unwrap();
                 let (integer, exact) = to_integer(value, POWERS[usize::from(digits)]);
                 assert!(exact && integer == n, "{text}");
+                let mut fewest = digits;
+                let mut rest = n;
+                while fewest > 0 && rest % 10 == 0 {
+                    (rest, fewest) = (rest / 10, fewest - 1);
+                }
+                assert_eq!((digits_of(value, 0), digits_of(value, 15)), (Some(fewest), Some(fewest)), "{text}");
                 assert_eq!(to_real(n, POWERS[usize::from(digits)]).to_bits(), value.to_bits());
             }
         }
@@ -171,12 +171,12 @@ mod tests {
         let mut values: Vec<f64> = (0..1_000).map(|i| f64::from(i) / 100.0).collect();
         values[0] = f64::NAN;
         values[500] = -0.0;
-        let digits = choose_digits(&values).unwrap();
+        let digits = choose_digits(&values, 96).unwrap();
         assert_eq!(digits, 2);
         let (mut n, mut p, mut e) = (Vec::new(), Vec::new(), Vec::new());
         assert!(split(&values, digits, &mut n, &mut p, &mut e));
         assert_eq!((p, e.len(), n[0], n[500]), (vec![0, 500], 2, 1, 499));
         let noise: Vec<f64> = (1..1_000).map(|i| 1.0 / f64::from(i)).collect();
-        assert_eq!(choose_digits(&noise), None);
+        assert_eq!(choose_digits(&noise, 96), None);
     }
 }

@@ -5,7 +5,9 @@
 //!
 //! - [`column`]: columns in memory, in Arrow's layout
 //! - [`batch`]: rows of many devices as columns, and the bytes of a batch
-//! - `chunk`: one column as a self-describing chunk of bytes, and back
+//! - `chunk`: one column as a self-describing chunk of bytes, and back; `docs/format/column.md` has every byte
+//!   - `integers`, `reals`, `bools`, `text`: the choice of codec for each kind of value
+//!   - `packed`, `runs`, `dictionary`, `decimal`: the light codecs; `bitpack` below them; `cold`: pco and zstd
 
 pub mod batch;
 mod bitpack;

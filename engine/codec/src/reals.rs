@@ -17,6 +17,7 @@ pub(crate) const ORDERED: u8 = 2;
 pub(crate) const SINGLE: u8 = 3;
 pub(crate) const SPLIT: u8 = 4;
 pub(crate) const PCO: u8 = 5;
+pub(crate) const PARTS: u8 = 6;
 /// Plus the number of digits, 0 to 15.
 pub(crate) const DECIMAL: u8 = 16;
 /// Plus the number of digits, 0 to 15; exceptions follow.
@@ -24,8 +25,14 @@ pub(crate) const DECIMAL_PATCHED: u8 = 32;
 
 const _: () = assert!(DECIMAL + DIGITS_MAX < DECIMAL_PATCHED && DECIMAL_PATCHED + DIGITS_MAX < 64);
 
-/// The encoder nests one stream of doubles in another only for exceptions of decimals.
+/// The encoder nests streams of doubles for parts, for exceptions of decimals, and for exceptions of those.
 const DEPTH_MAX: u8 = 2;
+
+/// Values looked at to find the number of digits; more of them when the first choice left too many exceptions.
+const SAMPLES: [usize; 2] = [48, 256];
+
+/// Values that share their number of digits at most when digits change within a chunk.
+const PART: usize = 4_096;
 
 /// Appends `values` as one stream: a kind byte and its payload. The count is not written.
 pub(crate) fn encode(values: &[f64], tier: Tier, out: &mut Vec<u8>) {
@@ -40,13 +47,42 @@ fn encode_nested(values: &[f64], tier: Tier, depth: u8, out: &mut Vec<u8>) {
 
 /// Appends the payload and gives back its kind.
 fn encode_payload(values: &[f64], tier: Tier, depth: u8, out: &mut Vec<u8>) -> u8 {
-    let (Some(first), true) = (values.first(), tier != Tier::Plain) else { return put_plain(values, out) };
+    if tier == Tier::Plain || values.is_empty() {
+        return put_plain(values, out);
+    }
+    let start = out.len();
+    let kind = encode_whole(values, tier, depth, out);
+    if values.len() > PART && depth == 0 && digits_change(values) {
+        // One value of many digits in a long chunk widens all others; but parts lose what they have in common.
+        let mut parts = Scratch::<u8>::take();
+        values.chunks(PART).for_each(|part| encode_nested(part, tier, depth + 1, &mut parts));
+        if parts.len() < out.len() - start {
+            out.truncate(start);
+            out.extend_from_slice(&parts);
+            return PARTS;
+        }
+    }
+    kind
+}
+
+fn digits_change(values: &[f64]) -> bool {
+    let mut digits = values.chunks(PART).map(|part| decimal::choose_digits(part, SAMPLES[1]));
+    let first = digits.next();
+    digits.any(|digits| Some(digits) != first)
+}
+
+fn encode_whole(values: &[f64], tier: Tier, depth: u8, out: &mut Vec<u8>) -> u8 {
+    let first = values[0];
     let constant = values.iter().all(|value| value.to_bits() == first.to_bits());
     let sample = if constant { &values[..1] } else { values };
-    if let Some(digits) = decimal::choose_digits(sample)
-        && let Some(kind) = encode_decimal(values, digits, tier, depth, out)
-    {
-        return kind;
+    for size in SAMPLES {
+        let Some(digits) = decimal::choose_digits(sample, size) else { break };
+        if let Some(kind) = encode_decimal(values, digits, tier, depth, out) {
+            return kind;
+        }
+        if sample.len() <= size {
+            break;
+        }
     }
     if constant {
         out.extend_from_slice(&first.to_le_bytes());
@@ -190,6 +226,9 @@ pub(crate) fn decode(reader: &mut Reader<'_>, count: usize, values: &mut Vec<f64
 
 fn decode_nested(reader: &mut Reader<'_>, count: usize, values: &mut Vec<f64>, depth: u8) -> Result<()> {
     reader.codec = CODEC;
+    if depth > DEPTH_MAX {
+        return Err(reader.invalid("streams are nested too deep"));
+    }
     let kind = reader.byte()?;
     let start = values.len();
     match kind {
@@ -231,15 +270,20 @@ fn decode_nested(reader: &mut Reader<'_>, count: usize, values: &mut Vec<f64>, d
             }
         }
         PCO => cold::decode_pco_reals(reader, count, values)?,
+        PARTS => {
+            let mut left = count;
+            while left > 0 {
+                let part = left.min(PART);
+                decode_nested(reader, part, values, depth + 1)?;
+                left -= part;
+            }
+        }
         DECIMAL..DECIMAL_PATCHED => {
             let mut integers = Scratch::<i64>::take();
             integers::decode(reader, count, &mut integers)?;
             decimal::join(&integers, kind - DECIMAL, values);
         }
         DECIMAL_PATCHED..48 => {
-            if depth > DEPTH_MAX {
-                return Err(reader.invalid("exceptions are nested too deep"));
-            }
             let exception_count = reader.bounded("exceptions", count)?;
             let mut positions = Scratch::<i64>::take();
             integers::decode(reader, exception_count, &mut positions)?;

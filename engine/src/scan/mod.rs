@@ -1,8 +1,8 @@
 //! Owns turning blocks and rows of one device into parts: disjoint in time, in time order, later writes won.
 //!
-//! - [`merge`]: rows in memory, the one place where "later non-null wins" is decided
-//! - [`plan`]: which blocks and rows must be merged, and which can be handed on undecoded
-//! - [`part`]: one piece of an answer, decoded when it is loaded
+//! - [`mod@merge`]: rows in memory, the one place where "later non-null wins" is decided
+//! - [`mod@plan`]: which blocks and rows must be merged, and which can be handed on undecoded
+//! - [`mod@part`]: one piece of an answer, decoded when it is loaded
 
 pub mod merge;
 pub mod part;

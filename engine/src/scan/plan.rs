@@ -109,7 +109,8 @@ fn split_wide_blocks(sources: &[Source], units: &mut Vec<Unit>) -> bool {
             .filter(|other| other.last <= unit.last)
             .copied()
             .collect();
-        if contained.iter().map(|other| other.rows).sum::<usize>() < unit.rows {
+        // One block may just hold the same rows again, as when a device sends twice; those must be merged anyway.
+        if contained.len() < 2 || contained.iter().map(|other| other.rows).sum::<usize>() < unit.rows {
             continue;
         }
         let Source::Blocks(blocks) = &sources[unit.source] else { continue };

@@ -5,8 +5,10 @@
 //! mapped file and checked where it is touched. The bytes are in `docs/format/segment.md` and `format`.
 
 mod bytes;
+mod directory;
 mod dump;
 mod format;
+mod index;
 mod reader;
 mod stats;
 mod verify;
@@ -14,7 +16,7 @@ mod writer;
 mod zone;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use dump::dump;
 pub use reader::{Block, BlockMeta, DeviceBlocks, DeviceEntry, Segment};

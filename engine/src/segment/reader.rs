@@ -2,14 +2,14 @@
 
 use std::cmp::Ordering;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use tidewell_codec::{CodecError, Column, Tier, decode_column_into, decode_times_into};
 
 use super::bytes::{Flaw, u32_at};
-use super::format::{
-    BlockEntry, CRC_LEN, Chunk, HEADER_START_LEN, Header, MAGIC, Page, Root, TRAILER_LEN, Trailer, VERSION,
-    decode_directory, decode_meta,
-};
+use super::directory::{BlockEntry, Chunk, Meta, decode_directory, decode_meta};
+use super::format::{CRC_LEN, HEADER_START_LEN, Header, MAGIC, TRAILER_LEN, Trailer, VERSION};
+use super::index::{Page, Root};
 use super::segment_id;
 use super::stats::empty_stats;
 use crate::error::{Error, Result};
@@ -335,9 +335,9 @@ impl DeviceBlocks {
     pub fn block(&self, block: usize) -> Result<Block> {
         let entry = self.blocks[block];
         let bytes = self.segment.checked(entry.meta_offset, entry.meta_len)?;
-        let (times_len, chunks) = decode_meta(bytes, entry.rows, entry.data_len, &self.segment.header.schema)
+        let meta = decode_meta(bytes, entry.rows, entry.data_len, &self.segment.header.schema)
             .map_err(self.segment.flawed(entry.meta_offset))?;
-        Ok(Block { segment: self.segment.clone(), entry, times_len, chunks })
+        Ok(Block { segment: self.segment.clone(), entry, meta, data_checked: AtomicBool::new(false) })
     }
 
     /// Zone map of `field` (an index into the segment's schema) in block `block`.
@@ -365,8 +365,9 @@ impl DeviceBlocks {
 pub struct Block {
     segment: Arc<Segment>,
     entry: BlockEntry,
-    times_len: u64,
-    chunks: Vec<Option<Chunk>>,
+    meta: Meta,
+    /// The shared checksum was checked; says nothing about blocks whose chunks have their own.
+    data_checked: AtomicBool,
 }
 
 impl Block {
@@ -377,26 +378,26 @@ impl Block {
 
     /// Zone map of `field` (an index into the segment's schema).
     pub fn stats(&self, field: usize) -> FieldStats {
-        match &self.chunks[field] {
-            Some(chunk) => chunk.stats,
+        match &self.meta.fields[field] {
+            Some((_, stats)) => *stats,
             None => empty_stats(self.segment.header.schema.fields[field].field_type, self.entry.rows),
         }
     }
 
     /// Bytes of the chunk of `field`, 0 when the field has no value here.
     pub fn field_bytes(&self, field: usize) -> u64 {
-        self.chunks[field].map_or(0, |chunk| chunk.len)
+        self.meta.fields[field].map_or(0, |(chunk, _)| chunk.len)
     }
 
     /// Bytes of the time chunk.
     pub fn times_bytes(&self) -> u64 {
-        self.times_len
+        self.meta.times.len
     }
 
     /// Appends the times.
     pub fn load_times(&self, times: &mut Vec<i64>) -> Result<()> {
         let offset = self.entry.data_offset;
-        let chunk = self.chunk_bytes(0, self.times_len)?;
+        let chunk = self.chunk_bytes(self.meta.times)?;
         let start = times.len();
         decode_times_into(chunk, self.rows(), times).map_err(|e| self.undecodable("times", offset, &e))?;
         // Callers search and merge by time, so order is checked here and nowhere else.
@@ -420,12 +421,12 @@ impl Block {
     /// Appends `field` (an index into the segment's schema); nulls when the block has no value of it.
     pub fn load_field(&self, field: usize, column: &mut Column) -> Result<()> {
         let def = &self.segment.header.schema.fields[field];
-        let Some(chunk) = &self.chunks[field] else {
+        let Some((chunk, _)) = self.meta.fields[field] else {
             column.extend_nulls(self.rows());
             return Ok(());
         };
         let before = column.len();
-        let bytes = self.chunk_bytes(chunk.offset, chunk.len)?;
+        let bytes = self.chunk_bytes(chunk)?;
         let offset = self.entry.data_offset + chunk.offset;
         decode_column_into(bytes, def.field_type, self.rows(), column)
             .map_err(|e| self.undecodable(&def.name, offset, &e))?;
@@ -442,17 +443,26 @@ impl Block {
 
     /// The checked bytes of the chunk of `field`; `None` when the field has no value here.
     pub(super) fn field_chunk(&self, field: usize) -> Result<Option<&[u8]>> {
-        self.chunks[field].map(|chunk| self.chunk_bytes(chunk.offset, chunk.len)).transpose()
+        self.meta.fields[field].map(|(chunk, _)| self.chunk_bytes(chunk)).transpose()
     }
 
     /// The checked bytes of the time chunk.
     pub(super) fn times_chunk(&self) -> Result<&[u8]> {
-        self.chunk_bytes(0, self.times_len)
+        self.chunk_bytes(self.meta.times)
     }
 
-    fn chunk_bytes(&self, offset: u64, len: u64) -> Result<&[u8]> {
-        // `decode_meta` checked that the chunks fill the block, so neither sum overflows.
-        self.segment.checked(self.entry.data_offset + offset, len + CRC_LEN as u64)
+    fn chunk_bytes(&self, chunk: Chunk) -> Result<&[u8]> {
+        // `decode_meta` checked that the chunks fill the block, so no sum overflows.
+        let offset = self.entry.data_offset + chunk.offset;
+        if !self.meta.shared_crc {
+            return self.segment.checked(offset, chunk.len + CRC_LEN as u64);
+        }
+        // Checked once for all chunks: the file does not change while it is mapped.
+        if !self.data_checked.load(Relaxed) {
+            self.segment.checked(self.entry.data_offset, self.entry.data_len)?;
+            self.data_checked.store(true, Relaxed);
+        }
+        Ok(&self.segment.bytes[offset as usize..(offset + chunk.len) as usize])
     }
 
     fn undecodable(&self, what: &str, offset: u64, error: &CodecError) -> Error {

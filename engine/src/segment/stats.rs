@@ -55,7 +55,7 @@ fn count_valid(validity: &Bitmap, range: Range<usize>) -> u32 {
     let mut count = 0;
     let mut at = range.start;
     while at < range.end {
-        if at % 8 == 0 && at + 8 <= range.end {
+        if at.is_multiple_of(8) && at + 8 <= range.end {
             count += bytes[at / 8].count_ones();
             at += 8;
         } else {
@@ -71,23 +71,33 @@ fn valid_slots(validity: Option<&Bitmap>, range: Range<usize>) -> impl Iterator<
 }
 
 fn f64_stats(values: &[f64], empty: FieldStats) -> FieldStats {
-    // Four lanes and selects instead of branches: the compiler makes min and max instructions of them.
-    // A comparison with NaN is false, so NaN never wins.
+    // Four lanes and selects instead of branches: the compiler makes min and max instructions of them, which run while
+    // the sum waits for its additions. A comparison with NaN is false, so NaN never wins.
     let (mut low, mut high) = ([f64::INFINITY; 4], [f64::NEG_INFINITY; 4]);
-    let mut nan = 0u32;
-    let mut chunks = values.chunks_exact(4);
-    for chunk in &mut chunks {
-        for lane in 0..4 {
-            let v = chunk[lane];
-            low[lane] = if v < low[lane] { v } else { low[lane] };
-            high[lane] = if v > high[lane] { v } else { high[lane] };
-            nan += u32::from(v.is_nan());
+    let mut nans = [0u64; 4];
+    // In time order, so that the sum does not depend on how rows were cut into chunks.
+    let mut sum = 0.0;
+    let (quads, rest) = values.as_chunks::<4>();
+    let mut take = |lane: usize, v: f64| {
+        low[lane] = if v < low[lane] { v } else { low[lane] };
+        high[lane] = if v > high[lane] { v } else { high[lane] };
+        nans[lane] += u64::from(v.is_nan());
+    };
+    for quad in quads {
+        for (lane, v) in quad.iter().enumerate() {
+            take(lane, *v);
+        }
+        for v in quad {
+            sum += v;
         }
     }
-    for &v in chunks.remainder() {
-        low[0] = if v < low[0] { v } else { low[0] };
-        high[0] = if v > high[0] { v } else { high[0] };
-        nan += u32::from(v.is_nan());
+    for v in rest {
+        take(0, *v);
+        sum += v;
+    }
+    let nan = nans.iter().sum::<u64>() as u32;
+    if nan > 0 {
+        sum = values.iter().filter(|v| !v.is_nan()).fold(0.0, |sum, v| sum + v);
     }
     let mut min = low.into_iter().fold(f64::INFINITY, |a, b| if b < a { b } else { a });
     let mut max = high.into_iter().fold(f64::NEG_INFINITY, |a, b| if b > a { b } else { a });
@@ -99,12 +109,6 @@ fn f64_stats(values: &[f64], empty: FieldStats) -> FieldStats {
     if max == 0.0 {
         max = if has(0.0) { 0.0 } else { -0.0 };
     }
-    // In time order, so that the sum does not depend on how rows were cut into chunks.
-    let sum = if nan == 0 {
-        values.iter().fold(0.0, |sum, v| sum + v)
-    } else {
-        values.iter().filter(|v| !v.is_nan()).fold(0.0, |sum, v| sum + v)
-    };
     let comparable = (nan as usize) < values.len();
     FieldStats {
         valid: values.len() as u32,

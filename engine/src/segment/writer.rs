@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use tidewell_codec::{Column, Tier, Values, encode_column, encode_times};
 
-use super::format::{
-    BLOCK_ROWS_MAX, BlockEntry, FIELDS_MAX, Header, IndexBuilder, NAME_MAX, TRAILER_LEN, Trailer, encode_directory,
-    encode_meta, put_crc,
-};
+use super::directory::{BlockEntry, encode_directory, encode_meta};
+use super::format::{BLOCK_ROWS_MAX, FIELDS_MAX, Header, NAME_MAX, SHARED_CRC_BYTES, TRAILER_LEN, Trailer, put_crc};
+use super::index::IndexBuilder;
 use super::segment_name;
 use super::stats::field_stats;
 use crate::error::{Error, Result};
@@ -80,6 +79,8 @@ pub struct SegmentWriter {
     pending: Rows,
     blocks: Vec<BlockEntry>,
     metas: Vec<u8>,
+    /// Chunks of the current block, before checksums are put between them.
+    chunks: Vec<u8>,
     fields: Vec<Option<(u64, FieldStats)>>,
     devices_total: u64,
     blocks_total: u64,
@@ -138,6 +139,7 @@ impl SegmentWriter {
             pending: Rows { times: Vec::new(), columns },
             blocks: Vec::new(),
             metas: Vec::new(),
+            chunks: Vec::new(),
             fields: Vec::new(),
             devices_total: 0,
             blocks_total: 0,
@@ -345,29 +347,41 @@ impl SegmentWriter {
     }
 
     fn write_block(&mut self, rows: &Rows, range: Range<usize>) -> Result<()> {
-        let (data_offset, start) = (self.position(), self.buffer.len());
+        let data_offset = self.position();
         let times = &rows.times[range.clone()];
         let (time_min, time_max) = (times[0], times[times.len() - 1]);
-        encode_times(times, self.spec.tier, &mut self.buffer);
-        let times_len = (self.buffer.len() - start) as u64;
-        put_crc(&mut self.buffer, start);
-
+        self.chunks.clear();
+        encode_times(times, self.spec.tier, &mut self.chunks);
+        let times_len = self.chunks.len();
         self.fields.clear();
         for column in &rows.columns {
             let stats = field_stats(column, range.clone());
             // A field without a value takes no byte but its bit in the meta.
             let chunk = (stats.valid > 0).then(|| {
-                let start = self.buffer.len();
-                encode_column(column, range.clone(), self.spec.tier, &mut self.buffer);
-                let len = (self.buffer.len() - start) as u64;
-                put_crc(&mut self.buffer, start);
-                (len, stats)
+                let start = self.chunks.len();
+                encode_column(column, range.clone(), self.spec.tier, &mut self.chunks);
+                ((self.chunks.len() - start) as u64, stats)
             });
             self.fields.push(chunk);
         }
-        let data_len = (self.buffer.len() - start) as u64;
+        let shared_crc = self.chunks.len() <= SHARED_CRC_BYTES;
+        let data_start = self.buffer.len();
+        if shared_crc {
+            self.buffer.extend_from_slice(&self.chunks);
+            put_crc(&mut self.buffer, data_start);
+        } else {
+            let lens = std::iter::once(times_len).chain(self.fields.iter().flatten().map(|(len, _)| *len as usize));
+            let mut chunk_start = 0;
+            for len in lens {
+                let start = self.buffer.len();
+                self.buffer.extend_from_slice(&self.chunks[chunk_start..chunk_start + len]);
+                put_crc(&mut self.buffer, start);
+                chunk_start += len;
+            }
+        }
+        let data_len = (self.buffer.len() - data_start) as u64;
         let meta_start = self.metas.len();
-        encode_meta(times_len, &self.fields, &self.spec.schema, &mut self.metas);
+        encode_meta(shared_crc, times_len as u64, &self.fields, &self.spec.schema, &mut self.metas);
         self.blocks.push(BlockEntry {
             rows: range.len() as u32,
             time_min,

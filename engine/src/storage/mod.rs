@@ -1,8 +1,16 @@
 //! Owns the only door to files: everything the engine keeps goes through [`Storage`]; does not know formats.
 
+pub mod disk;
+pub mod faulty;
+pub mod memory;
+
 use std::io;
 use std::ops::Deref;
 use std::sync::Arc;
+
+pub use disk::Disk;
+pub use faulty::Faulty;
+pub use memory::Memory;
 
 /// A data directory. Names are relative to it, with `/` between a folder and a file.
 ///
@@ -81,5 +89,10 @@ pub fn write_new_file(storage: &dyn Storage, name: &str, bytes: &[u8]) -> io::Re
     file.sync_data()?;
     drop(file);
     storage.rename(&temporary, name)?;
-    storage.sync_dir(name.rsplit_once('/').map_or("", |(dir, _)| dir))
+    storage.sync_dir(parent(name))
+}
+
+/// The folder of a name; empty for the data directory itself.
+pub fn parent(name: &str) -> &str {
+    name.rsplit_once('/').map_or("", |(dir, _)| dir)
 }

@@ -192,7 +192,8 @@ impl Client {
         let local: SocketAddr =
             if config.addr.is_ipv6() { (Ipv6Addr::UNSPECIFIED, 0).into() } else { (Ipv4Addr::UNSPECIFIED, 0).into() };
         let bound = config.quic.bind(local)?;
-        let mut endpoint = Endpoint::new(config.quic.endpoint(), None, bound.socket, Arc::new(TokioRuntime))?;
+        bound.warn_when_capped();
+        let mut endpoint = Endpoint::new(config.quic.endpoint(None), None, bound.socket, Arc::new(TokioRuntime))?;
         endpoint.set_default_client_config(quic::client_config(material, &config.quic)?);
         let target = Target {
             endpoint: endpoint.clone(),

@@ -211,6 +211,12 @@ impl Lane<'_> {
                         frame.encode(&mut self.out);
                     }
                     Action::Submit(submission) => self.submit(submission),
+                    Action::Skip { producer, seq } => {
+                        let producers = self.inner.producers(producer).lock();
+                        if producers.owns(producer, self.id) {
+                            self.inner.store.skip(engine::ProducerId(producer.0), engine::SeqNo(seq));
+                        }
+                    }
                     Action::LookUp { producer, devices } => self.look_up(producer, &devices),
                     Action::Close { code, message } => return Some(End::Closed { code, message }),
                 }

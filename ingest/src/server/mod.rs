@@ -116,8 +116,13 @@ impl Server {
         let fail = |source| StartError::Bind { addr: config.addr, source };
         let bound = config.quic.bind(config.addr).map_err(fail)?;
         bound.warn_when_capped();
-        let endpoint = Endpoint::new(config.quic.endpoint(), Some(quinn_config), bound.socket, Arc::new(TokioRuntime))
-            .map_err(fail)?;
+        let endpoint = Endpoint::new(
+            config.quic.endpoint(Some(material.key_pem())),
+            Some(quinn_config),
+            bound.socket,
+            Arc::new(TokioRuntime),
+        )
+        .map_err(fail)?;
         let inner = Arc::new(Inner {
             memory: memory::Budget::new(config.memory_bytes),
             config,

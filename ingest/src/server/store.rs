@@ -48,6 +48,10 @@ pub trait Store: Send + Sync + 'static {
     /// When the shard does not take it; the sink is then not called.
     fn append(&self, request: Append) -> Result<(), Refusal>;
 
+    /// The batch `seq` was refused for good and will not come: shards that refused it for now stop waiting for it. Goes
+    /// through the same queues as batches.
+    fn skip(&self, producer: ProducerId, seq: SeqNo);
+
     /// The highest number of `producer` that the shard of `device` has settled; 0 for none.
     fn last_settled(&self, producer: ProducerId, device: &str) -> u64;
 }

@@ -1,6 +1,6 @@
 //! Owns the node's end of a lane: greeting, order, acknowledgement, draining; does not decode payloads or know who may write.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -100,6 +100,15 @@ pub enum Action {
     },
     /// Check and append a batch. A refusal that is known at once must be told before the next frame is fed.
     Submit(Submission),
+    /// A batch was refused for good, so its number will not come to a shard again. Hand this to every shard, through the
+    /// same queue as batches: a shard that refused the number for now, and takes nothing later until it comes again,
+    /// must stop waiting for it. Not on behalf of a lane that does not own the producer any more.
+    Skip {
+        /// The producer.
+        producer: ProducerId,
+        /// The number.
+        seq: u64,
+    },
     /// Write a frame.
     Send(Frame),
     /// Flush what was written, then end the lane with this application error code. Nothing comes after it.
@@ -140,10 +149,10 @@ struct Producer {
     /// The number of the newest frame.
     last: u64,
     attempt: u32,
-    /// The lowest number that was refused and has to come again before any later one is taken.
-    held: Option<u64>,
-    /// Another lane has resumed this producer.
-    fenced: bool,
+    /// Numbers that were refused for now, those refused only because they came after another included. Nothing after
+    /// the lowest is taken until that has come again, or until an earlier copy of it turns out to be settled: a shard
+    /// that sees a later number would take the lower one for a repetition.
+    held: BTreeSet<u64>,
     window: BTreeMap<u64, Entry>,
     ack_due: bool,
 }
@@ -280,8 +289,7 @@ impl ServerSession {
             acked: 0,
             last: 0,
             attempt: 0,
-            held: None,
-            fenced: false,
+            held: BTreeSet::new(),
             window: BTreeMap::new(),
             ack_due: false,
         };
@@ -296,10 +304,10 @@ impl ServerSession {
         }
     }
 
-    /// Another lane has resumed `producer`: its batches are no longer taken here.
+    /// A newer lane has resumed `producer`: this one ends. What is on its way here is sent again there.
     pub fn fence(&mut self, producer: ProducerId) {
-        if let Some(p) = self.producers.get_mut(&producer) {
-            p.fenced = true;
+        if self.producers.contains_key(&producer) {
+            self.close(CloseCode::Superseded, format!("producer {producer} was resumed on a newer lane"));
         }
     }
 
@@ -342,11 +350,6 @@ impl ServerSession {
             );
             return false;
         };
-        if p.fenced {
-            let message = format!("batch {seq}: producer {producer} was resumed on another lane");
-            self.nack(producer, seq, attempt, Refusal::new(RejectCode::AfterRefused, message));
-            return false;
-        }
         if seq <= p.acked {
             p.ack_due = true;
             return false;
@@ -369,15 +372,27 @@ impl ServerSession {
             return false;
         }
         p.last = seq;
-        match p.held {
-            Some(held) if seq > held => {
-                let message = format!("batch {seq}: batch {held} was refused and has to come again first");
-                self.nack(producer, seq, attempt, Refusal::new(RejectCode::AfterRefused, message));
+        if let Some(&held) = p.held.first()
+            && seq > held
+        {
+            // A client inside its window never comes here; one that does not stop is stopped.
+            let max = 4 * self.config.max_in_flight_batches as usize;
+            if p.window.len() >= max {
+                let message = format!("expected at most {max} batches that are not acknowledged");
+                self.close(CloseCode::WindowExceeded, message);
                 return false;
             }
-            Some(held) if seq == held => p.held = None,
-            _ => {}
+            let entry = p.window.entry(seq).or_insert(Entry { ticket: None, settled: false, superseded: false });
+            // An earlier copy was settled meanwhile; the cumulative ack will say so.
+            if !entry.settled {
+                // An outcome of an earlier copy that is still to come does not bring this one in.
+                entry.ticket = None;
+                let message = format!("batch {seq}: batch {held} was refused and has to come again first");
+                self.refuse(producer, seq, attempt, Refusal::new(RejectCode::AfterRefused, message));
+            }
+            return false;
         }
+        p.held.remove(&seq);
         // An earlier copy was settled meanwhile; the cumulative ack will say so.
         p.window.get(&seq).is_none_or(|entry| !entry.settled)
     }
@@ -394,6 +409,7 @@ impl ServerSession {
         match outcome {
             Ok(()) => {
                 entry.settled = true;
+                p.held.remove(&seq);
                 Self::advance(p);
             }
             Err(refusal) if refusal.code.retryable() && (entry.superseded || entry.ticket != Some(ticket)) => {}
@@ -406,9 +422,11 @@ impl ServerSession {
         let Some(entry) = p.window.get_mut(&seq) else { return };
         entry.ticket = None;
         if refusal.code.retryable() {
-            p.held = Some(p.held.map_or(seq, |held| held.min(seq)));
+            p.held.insert(seq);
         } else {
             entry.settled = true;
+            p.held.remove(&seq);
+            self.out.push_back(Action::Skip { producer, seq });
         }
         // The nack goes first, so that the ack that covers it finds a batch already reported.
         self.nack(producer, seq, attempt, refusal);

@@ -131,10 +131,12 @@ codes! {
         NotAuthorised = 12, "not_authorised";
         /// More connections or lanes than the node allows.
         TooManyLanes = 13, "too_many_lanes";
-        /// The same identity connected again; the older connection ends.
+        /// The same identity connected again, or a producer was resumed on a newer lane; the older one ends.
         Superseded = 14, "superseded";
         /// The node failed in a way that has no code of its own.
         Internal = 15, "internal";
+        /// Far more batches without an acknowledgement than the welcome allows.
+        WindowExceeded = 16, "window_exceeded";
     }
 }
 

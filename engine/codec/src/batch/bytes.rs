@@ -108,9 +108,12 @@ pub fn decode_batch(payload: &[u8], limits: &BatchLimits) -> Result<Batch, Batch
         move |source| BatchError::Column { field, offset, source }
     };
     let times = decode_times(head.times, head.rows).map_err(column_error("time", head.times_offset))?;
+    let mut decoded = times.len() * 8;
     let mut fields = Vec::with_capacity(head.fields.len());
     for FieldBytes { name, field_type, chunk, offset } in head.fields {
         let column = decode_column(chunk, field_type, head.rows).map_err(column_error(name, offset))?;
+        decoded += column.memory_bytes();
+        limits.check("bytes of decoded columns", decoded, limits.decoded)?;
         fields.push(BatchField { name: name.to_owned(), column });
     }
     Ok(Batch { table: head.table.to_owned(), devices: head.devices, times, fields })

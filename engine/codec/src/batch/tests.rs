@@ -171,6 +171,21 @@ fn limits_are_held() {
 }
 
 #[test]
+fn little_text_that_decodes_to_much_is_refused() {
+    let rows = 1_000;
+    let mut text = Text::default();
+    (0..rows).for_each(|_| text.push(&"x".repeat(1_000)));
+    let fields = (0..20).map(|i| field(&format!("f{i}"), column(Values::Utf8(text.clone())))).collect();
+    let devices = DeviceRuns::single("d", rows as u32);
+    let batch = Batch { table: "t".into(), devices, times: vec![0; rows], fields };
+    let bytes = encoded(&batch, Tier::Hot);
+    assert!(bytes.len() < 100_000, "{}", bytes.len());
+    assert_eq!(decode_batch(&bytes, &BatchLimits::default()).unwrap().rows(), rows);
+    let error = decode_batch(&bytes, &BatchLimits { decoded: 10 << 20, ..BatchLimits::default() }).unwrap_err();
+    assert!(error.is_limit() && error.to_string().starts_with("bytes of decoded columns"), "{error}");
+}
+
+#[test]
 fn rows_must_add_up() {
     let batch = Batch {
         table: "t".into(),

@@ -1,0 +1,398 @@
+//! Owns the whole: opening, the way in, the way out, closing; the work is in shards and upkeep.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use parking_lot::{Mutex, RwLock};
+use tidewell_codec::{Batch, shard_of};
+
+use crate::catalog::Catalog;
+use crate::clock::Clock;
+use crate::config::EngineConfig;
+use crate::error::{Error, Refusal, RefusalCode, Result};
+use crate::limits::{ATTRIBUTE_BYTES_MAX, DEVICE_ATTRIBUTES_MAX, DEVICE_ID_BYTES_MAX};
+use crate::manifest::{Edit, Manifest};
+use crate::recovery::{self, RecoveryReport};
+use crate::shard::worker::ShardHandle;
+use crate::shard::{Append, ProducerHeads, ShardStats, SharedView};
+use crate::snapshot::{Attributes, Snapshot};
+use crate::storage::Storage;
+use crate::types::{ProducerId, SeqNo};
+use crate::upkeep::compact::Compactor;
+
+/// An open data directory.
+pub struct Engine {
+    config: Arc<EngineConfig>,
+    catalog: Arc<Catalog>,
+    manifest: Arc<Mutex<Manifest>>,
+    attributes: RwLock<Arc<HashMap<Arc<str>, Arc<Attributes>>>>,
+    shards: Vec<Shard>,
+    compaction: Arc<Compaction>,
+    compactor_thread: Mutex<Option<JoinHandle<()>>>,
+    stopping: Arc<AtomicBool>,
+    clock: Arc<dyn Clock>,
+    /// Held until the engine goes.
+    _lock: Box<dyn Send + Sync>,
+}
+
+/// What the engine keeps of a running shard.
+pub(crate) struct Shard {
+    pub(crate) handle: Mutex<ShardHandle>,
+    pub(crate) sender: crate::shard::worker::ShardSender,
+    pub(crate) view: Arc<SharedView>,
+    pub(crate) heads: Arc<RwLock<ProducerHeads>>,
+    pub(crate) stats: Arc<ShardStats>,
+}
+
+/// All shards' compactors; one merge runs at a time.
+pub(crate) struct Compaction {
+    compactors: Mutex<Vec<Compactor>>,
+}
+
+/// One shard's figures at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct ShardFigures {
+    /// Batches applied since the node was opened.
+    pub batches: u64,
+    /// Batches acknowledged again, not applied again.
+    pub duplicate_batches: u64,
+    /// Batches refused.
+    pub refused_batches: u64,
+    /// Rows applied, replaced ones included.
+    pub rows: u64,
+    /// Bytes written to the log.
+    pub log_bytes: u64,
+    /// Group commits.
+    pub log_syncs: u64,
+    /// Last group's write and sync, µs.
+    pub log_sync_last_us: u64,
+    /// Longest write and sync, µs.
+    pub log_sync_max_us: u64,
+    /// Bytes of the active memtable.
+    pub memtable_bytes: u64,
+    /// Sealed memtables that wait for the disk.
+    pub memtables_sealed: u64,
+    /// Memtables written as segments.
+    pub flushes: u64,
+    /// Segment bytes written by flushes.
+    pub flush_bytes: u64,
+    /// Merges done.
+    pub compactions: u64,
+    /// Segment bytes written by merges.
+    pub compaction_bytes: u64,
+    /// Waits of the shard for a flush.
+    pub stalls: u64,
+    /// Batches in the queue.
+    pub queued: u64,
+    /// Producers remembered.
+    pub producers: u64,
+    /// Whether the disk has no room.
+    pub disk_full: bool,
+    /// Whether a write or sync has failed.
+    pub poisoned: bool,
+    /// Live segments.
+    pub segments: u64,
+    /// Their bytes.
+    pub segment_bytes: u64,
+    /// Their rows.
+    pub segment_rows: u64,
+}
+
+impl Engine {
+    /// Opens the data directory behind `storage`, replays what segments do not cover, and starts the shards.
+    ///
+    /// # Errors
+    /// Another process has the directory, a newer format, a damaged manifest, or a failing disk. Damage in logs is
+    /// reported, not an error.
+    pub fn open(
+        storage: Arc<dyn Storage>,
+        config: EngineConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Result<(Self, RecoveryReport)> {
+        let lock = storage.lock().map_err(|error| match error.kind() {
+            std::io::ErrorKind::WouldBlock => Error::Locked,
+            _ => Error::io("lock", "LOCK")(error),
+        })?;
+        let config = Arc::new(config);
+        let stopping = Arc::new(AtomicBool::new(false));
+        let (poke, poked) = bounded(1);
+        let opened = recovery::open(&storage, &config, &clock, &stopping, &poke)?;
+        let compaction = Arc::new(Compaction { compactors: Mutex::new(opened.compactors) });
+        let compactor_thread = if config.compaction {
+            Some(start_compactor(Arc::clone(&compaction), poked, Arc::clone(&stopping), Arc::clone(&clock)))
+        } else {
+            None
+        };
+        let engine = Self {
+            config,
+            catalog: opened.catalog,
+            manifest: opened.manifest,
+            attributes: RwLock::new(Arc::new(opened.attributes)),
+            shards: opened.shards,
+            compaction,
+            compactor_thread: Mutex::new(compactor_thread),
+            stopping,
+            clock,
+            _lock: lock,
+        };
+        Ok((engine, opened.report))
+    }
+
+    /// Number of shards, fixed when the directory was made.
+    pub fn shard_count(&self) -> u32 {
+        self.shards.len() as u32
+    }
+
+    /// The engine's settings.
+    pub fn config(&self) -> &EngineConfig {
+        &self.config
+    }
+
+    /// Checks a batch against the contract: one shard, types as the tables have them, no row too far in the future.
+    /// New tables and fields are taken note of.
+    ///
+    /// # Errors
+    /// A refusal that names what was expected and what was found.
+    pub fn check(&self, batch: &Batch, now_ns: i64) -> Result<(), Refusal> {
+        self.check_shard(batch)?;
+        self.check_future(batch, now_ns)?;
+        self.catalog.admit(batch).map(|_| ())
+    }
+
+    fn check_shard(&self, batch: &Batch) -> Result<(), Refusal> {
+        let count = self.shard_count();
+        if count == 1 {
+            return Ok(());
+        }
+        let mut devices = batch.devices.iter();
+        let Some((first, _)) = devices.next() else { return Ok(()) };
+        let shard = shard_of(first, count);
+        match devices.find(|(device, _)| shard_of(device, count) != shard) {
+            None => Ok(()),
+            Some((other, _)) => Err(Refusal::new(
+                RefusalCode::MixedShards,
+                format!(
+                    "a batch belongs to one of {count} shards: {first} is of shard {shard}, {other} of shard {}; send them apart",
+                    shard_of(other, count)
+                ),
+            )),
+        }
+    }
+
+    fn check_future(&self, batch: &Batch, now_ns: i64) -> Result<(), Refusal> {
+        let max_future_ns = i64::try_from(self.config.max_future.as_nanos()).unwrap_or(i64::MAX);
+        let limit = now_ns.saturating_add(max_future_ns);
+        if batch.times.iter().copied().max().is_none_or(|last| last <= limit) {
+            return Ok(());
+        }
+        let found = batch.devices.iter().find_map(|(device, range)| {
+            batch.times[range].iter().find(|&&time| time > limit).map(|&time| (device, time))
+        });
+        let (device, time) = found.unwrap_or(("", 0));
+        Err(Refusal::new(
+            RefusalCode::TooFarInFuture,
+            format!(
+                "device {device} has a row at {time} ns, more than max_future ({} s) after the node's clock ({now_ns} ns); set the device's clock",
+                self.config.max_future.as_secs()
+            ),
+        ))
+    }
+
+    /// Hands a checked batch to its shard. Never blocks; the sink hears of its fate.
+    ///
+    /// # Errors
+    /// `Overloaded` or `ShuttingDown`: the sink is not told then.
+    pub fn append(&self, append: Append) -> Result<(), Refusal> {
+        let Some((device, _)) = append.batch.devices.iter().next() else {
+            return Err(Refusal::new(RefusalCode::Malformed, "the batch has no device"));
+        };
+        self.shards[shard_of(device, self.shard_count()) as usize].sender.append(append)
+    }
+
+    /// The last settled number of `producer` in the log of `device`; 0 when there is none.
+    pub fn last_settled(&self, producer: ProducerId, device: &str) -> SeqNo {
+        self.shards[shard_of(device, self.shard_count()) as usize].heads.read().last(producer)
+    }
+
+    /// This moment, for readers: every row acknowledged before the call is in it.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            shards: Arc::new(self.shards.iter().map(|s| s.view.load()).collect()),
+            catalog: Arc::clone(&self.catalog),
+            attributes: Arc::clone(&self.attributes.read()),
+        }
+    }
+
+    /// Puts all acknowledged rows into segments.
+    ///
+    /// # Errors
+    /// The first shard's failure.
+    pub fn flush(&self) -> Result<()> {
+        let waits: Vec<_> = self.shards.iter().map(|s| s.sender.flush()).collect::<Result<_>>()?;
+        waits.into_iter().try_for_each(|wait| wait.wait())
+    }
+
+    /// Merges all segments of each table into cold blocks. Long, and in the way of background merges only.
+    ///
+    /// # Errors
+    /// The first failed read or write.
+    pub fn compact(&self) -> Result<()> {
+        let compactors = self.compaction.compactors.lock();
+        compactors.iter().try_for_each(|c| c.run_all(self.clock.now_ns()))
+    }
+
+    /// Gives `device` these attributes in place of all that it had; none removes them.
+    ///
+    /// # Errors
+    /// Names or values out of bounds, or a failed write.
+    pub fn set_attributes(&self, device: &str, pairs: Attributes) -> Result<()> {
+        let size = 1..=ATTRIBUTE_BYTES_MAX;
+        if !(1..=DEVICE_ID_BYTES_MAX).contains(&device.len()) {
+            return Err(Error::Invalid(format!(
+                "a device id has 1 to {DEVICE_ID_BYTES_MAX} bytes, this one {}",
+                device.len()
+            )));
+        }
+        if pairs.len() > DEVICE_ATTRIBUTES_MAX {
+            return Err(Error::Invalid(format!(
+                "a device has at most {DEVICE_ATTRIBUTES_MAX} attributes, found {}",
+                pairs.len()
+            )));
+        }
+        if let Some((name, _)) = pairs.iter().find(|(k, v)| !size.contains(&k.len()) || v.len() > ATTRIBUTE_BYTES_MAX) {
+            return Err(Error::Invalid(format!(
+                "attribute {name:?}: name and value have at most {ATTRIBUTE_BYTES_MAX} bytes"
+            )));
+        }
+        let pairs = Arc::new(pairs);
+        let edit = Edit::Attributes { device: device.into(), pairs: Arc::clone(&pairs) };
+        self.manifest.lock().append(&[edit])?;
+        let mut attributes = self.attributes.write();
+        let mut all = HashMap::clone(&attributes);
+        if pairs.is_empty() {
+            all.remove(device);
+        } else {
+            all.insert(device.into(), pairs);
+        }
+        *attributes = Arc::new(all);
+        Ok(())
+    }
+
+    /// Each shard's figures.
+    pub fn figures(&self) -> Vec<ShardFigures> {
+        self.shards.iter().map(Shard::figures).collect()
+    }
+
+    /// Commits what is queued, seals, syncs, ends the threads. Later appends are refused.
+    ///
+    /// # Errors
+    /// The first failed flush: the rows are in the log then, and the next open replays them.
+    pub fn close(&self) -> Result<()> {
+        let flushed = self.flush();
+        self.stopping.store(true, Ordering::Relaxed);
+        for shard in &self.shards {
+            shard.handle.lock().stop();
+        }
+        if let Some(thread) = self.compactor_thread.lock().take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the compactor panicked");
+        }
+        flushed
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // A dropped engine ends its threads but does not flush: the log has everything.
+        self.stopping.store(true, Ordering::Relaxed);
+        for shard in &self.shards {
+            shard.handle.lock().stop();
+        }
+        if let Some(thread) = self.compactor_thread.lock().take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shard {
+    fn figures(&self) -> ShardFigures {
+        let view = self.view.load();
+        let segments = view.segments.values().flatten();
+        let (mut count, mut bytes, mut rows) = (0, 0, 0);
+        for segment in segments {
+            count += 1;
+            bytes += segment.meta.bytes;
+            rows += segment.meta.rows;
+        }
+        let stats = &self.stats;
+        ShardFigures {
+            batches: stats.batches.get(),
+            duplicate_batches: stats.duplicate_batches.get(),
+            refused_batches: stats.refused_batches.get(),
+            rows: stats.rows.get(),
+            log_bytes: stats.log_bytes.get(),
+            log_syncs: stats.log_syncs.get(),
+            log_sync_last_us: stats.log_sync_last_us.get(),
+            log_sync_max_us: stats.log_sync_max_us.get(),
+            memtable_bytes: stats.memtable_bytes.get(),
+            memtables_sealed: view.sealed.len() as u64,
+            flushes: stats.flushes.get(),
+            flush_bytes: stats.flush_bytes.get(),
+            compactions: stats.compactions.get(),
+            compaction_bytes: stats.compaction_bytes.get(),
+            stalls: stats.stalls.get(),
+            queued: self.sender.queued() as u64,
+            producers: self.heads.read().len() as u64,
+            disk_full: stats.disk_full.get() != 0,
+            poisoned: stats.poisoned.get() != 0,
+            segments: count,
+            segment_bytes: bytes,
+            segment_rows: rows,
+        }
+    }
+}
+
+/// How long the compactor rests when it is not poked, and after a failure.
+const COMPACTOR_TICK: Duration = Duration::from_secs(1);
+
+fn start_compactor(
+    compaction: Arc<Compaction>,
+    poked: Receiver<()>,
+    stopping: Arc<AtomicBool>,
+    clock: Arc<dyn Clock>,
+) -> JoinHandle<()> {
+    let body = move || {
+        // Merging gives way to ingest: the shard threads and the network run at the normal priority.
+        if let Err(error) = rustix::process::nice(15) {
+            tracing::debug!(%error, "the compactor keeps the normal priority");
+        }
+        while !stopping.load(Ordering::Relaxed) {
+            match poked.recv_timeout(COMPACTOR_TICK) {
+                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            let mut more = true;
+            while more && !stopping.load(Ordering::Relaxed) {
+                more = false;
+                for compactor in compaction.compactors.lock().iter() {
+                    match compactor.run_once(clock.now_ns()) {
+                        Ok(done) => more |= done,
+                        Err(error) => tracing::error!(%error, "a merge of segments failed; its inputs stay"),
+                    }
+                }
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("compact".into())
+        .spawn(body)
+        .expect("the system starts threads when the node starts")
+}
+
+/// Told by flushes that there may be work.
+pub(crate) type Poke = Sender<()>;

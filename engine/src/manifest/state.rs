@@ -1,0 +1,165 @@
+//! Owns what the manifest's edits add up to; does no I/O.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::edit::Edit;
+use crate::types::{FieldDef, LogPosition, TableSchema};
+
+/// What the manifest knows about a segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentMeta {
+    /// Its number, never used again.
+    pub id: u64,
+    /// The shard that wrote it.
+    pub shard: u32,
+    /// The table whose rows it holds.
+    pub table: Arc<str>,
+    /// 0 for a flushed memtable, higher after compaction.
+    pub level: u8,
+    /// Smallest flush number in it: its place in log order.
+    pub seq_min: u64,
+    /// Largest flush number in it.
+    pub seq_max: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Time of the first row.
+    pub time_min: i64,
+    /// Time of the last row.
+    pub time_max: i64,
+}
+
+/// What the data directory holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ManifestState {
+    /// Shards; 0 before [`Edit::Created`].
+    pub shard_count: u32,
+    /// When the directory was made.
+    pub created_ns: i64,
+    /// Tables in the order in which they appeared.
+    pub tables: Vec<TableSchema>,
+    /// Segments that belong to the data.
+    pub segments: BTreeMap<u64, SegmentMeta>,
+    /// Per shard, where replay starts.
+    pub released: Vec<LogPosition>,
+    /// Per shard, the number of its heads file.
+    pub heads_files: Vec<Option<u64>>,
+    /// Attributes of devices that have some.
+    pub attributes: BTreeMap<Arc<str>, Arc<BTreeMap<String, String>>>,
+    /// A number that no segment has had.
+    pub next_segment_id: u64,
+    /// A number that no heads file has had.
+    pub next_heads_id: u64,
+}
+
+impl ManifestState {
+    /// The table called `name`.
+    pub fn table(&self, name: &str) -> Option<&TableSchema> {
+        self.tables.iter().find(|table| &*table.name == name)
+    }
+
+    /// Applies one edit.
+    ///
+    /// # Errors
+    /// Says why the edit contradicts the state, which is then unchanged.
+    pub fn apply(&mut self, edit: &Edit) -> Result<(), String> {
+        if self.shard_count == 0 && !matches!(edit, Edit::Created { .. }) {
+            return Err("an edit before the data directory was made".to_owned());
+        }
+        match edit {
+            Edit::Created { shards, created_ns } => {
+                if self.shard_count != 0 || *shards == 0 {
+                    return Err(format!("a data directory made with {shards} shards, having {}", self.shard_count));
+                }
+                self.shard_count = *shards;
+                self.created_ns = *created_ns;
+                self.released = vec![LogPosition::default(); *shards as usize];
+                self.heads_files = vec![None; *shards as usize];
+            }
+            Edit::Field { table, field, field_type } => {
+                let definition = FieldDef { name: field.clone(), field_type: *field_type };
+                match self.tables.iter_mut().find(|known| known.name == *table) {
+                    None => self.tables.push(TableSchema { name: table.clone(), fields: vec![definition] }),
+                    Some(known) => match known.field(field) {
+                        Some((_, old)) if old.field_type != *field_type => {
+                            let old = old.field_type;
+                            return Err(format!("field {field} of table {table} as {field_type}, being {old}"));
+                        }
+                        Some(_) => {}
+                        None => known.fields.push(definition),
+                    },
+                }
+            }
+            Edit::SegmentAdded(meta) => {
+                self.check_shard(meta.shard)?;
+                if self.segments.contains_key(&meta.id) {
+                    return Err(format!("segment {} added twice", meta.id));
+                }
+                self.next_segment_id = self.next_segment_id.max(meta.id.saturating_add(1));
+                self.segments.insert(meta.id, meta.clone());
+            }
+            Edit::SegmentRemoved { id } => {
+                if self.segments.remove(id).is_none() {
+                    return Err(format!("segment {id} removed, not being there"));
+                }
+            }
+            Edit::LogReleased { shard, position } => {
+                self.check_shard(*shard)?;
+                let released = &mut self.released[*shard as usize];
+                if position < released {
+                    return Err(format!("log of shard {shard} released before {position:?}, after {released:?}"));
+                }
+                *released = *position;
+            }
+            Edit::ProducerHeads { shard, number } => {
+                self.check_shard(*shard)?;
+                self.next_heads_id = self.next_heads_id.max(number.saturating_add(1));
+                self.heads_files[*shard as usize] = Some(*number);
+            }
+            Edit::Attributes { device, pairs } => {
+                if pairs.is_empty() {
+                    self.attributes.remove(device);
+                } else {
+                    self.attributes.insert(device.clone(), pairs.clone());
+                }
+            }
+            Edit::NextIds { segment, heads } => {
+                self.next_segment_id = self.next_segment_id.max(*segment);
+                self.next_heads_id = self.next_heads_id.max(*heads);
+            }
+        }
+        Ok(())
+    }
+
+    /// Edits that make this state out of an empty one.
+    pub fn snapshot(&self) -> Vec<Edit> {
+        let mut edits = vec![Edit::Created { shards: self.shard_count, created_ns: self.created_ns }];
+        for table in &self.tables {
+            edits.extend(table.fields.iter().map(|field| Edit::Field {
+                table: table.name.clone(),
+                field: field.name.clone(),
+                field_type: field.field_type,
+            }));
+        }
+        edits.extend(self.segments.values().cloned().map(Edit::SegmentAdded));
+        for (shard, position) in (0..).zip(&self.released) {
+            edits.push(Edit::LogReleased { shard, position: *position });
+        }
+        for (shard, number) in (0..).zip(&self.heads_files) {
+            edits.extend(number.map(|number| Edit::ProducerHeads { shard, number }));
+        }
+        edits.extend(
+            self.attributes
+                .iter()
+                .map(|(device, pairs)| Edit::Attributes { device: device.clone(), pairs: pairs.clone() }),
+        );
+        edits.push(Edit::NextIds { segment: self.next_segment_id, heads: self.next_heads_id });
+        edits
+    }
+
+    fn check_shard(&self, shard: u32) -> Result<(), String> {
+        if shard < self.shard_count { Ok(()) } else { Err(format!("shard {shard} of {}", self.shard_count)) }
+    }
+}

@@ -1,0 +1,210 @@
+//! Owns opening a data directory: manifest, segments, then the logs that segments do not cover.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use parking_lot::{Mutex, RwLock};
+use tidewell_codec::{BatchLimits, decode_batch};
+
+use crate::catalog::Catalog;
+use crate::clock::Clock;
+use crate::config::EngineConfig;
+use crate::device_log::{LogConfig, LogWriter, ReplayReport, replay};
+use crate::engine::{Poke, Shard};
+use crate::error::{Error, Result};
+use crate::limits::{FROZEN_MEMTABLES_MAX, SHARDS_MAX};
+use crate::manifest::{Edit, Manifest, orphans, read_heads};
+use crate::shard::core::{Sealed, ShardCore, ShardParts};
+use crate::shard::worker::ShardHandle;
+use crate::shard::{LiveSegment, ProducerHeads, ShardStats, SharedView};
+use crate::snapshot::Attributes;
+use crate::storage::Storage;
+use crate::types::LogPosition;
+use crate::upkeep::FileNumbers;
+use crate::upkeep::compact::Compactor;
+use crate::upkeep::flush::{Flusher, open_live};
+
+/// What opening found.
+#[derive(Debug, Default)]
+pub struct RecoveryReport {
+    /// Live segments.
+    pub segments: usize,
+    /// Files that no manifest lists, removed.
+    pub orphans_removed: Vec<String>,
+    /// Each shard's replay, in order of shard.
+    pub logs: Vec<ReplayReport>,
+    /// Log records whose checksum holds but whose payload this program cannot read: path-like place and reason.
+    pub unreadable: Vec<String>,
+}
+
+impl RecoveryReport {
+    /// Records replayed in all.
+    pub fn records(&self) -> u64 {
+        self.logs.iter().map(|l| l.records).sum()
+    }
+
+    /// One line for each thing that an operator should know.
+    pub fn findings(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for log in &self.logs {
+            lines.extend(log.cut.iter().map(ToString::to_string));
+            lines.extend(log.damaged.iter().map(ToString::to_string));
+        }
+        lines.extend(self.unreadable.iter().cloned());
+        lines
+    }
+}
+
+/// The parts of a running engine.
+pub(crate) struct Opened {
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) manifest: Arc<Mutex<Manifest>>,
+    pub(crate) attributes: HashMap<Arc<str>, Arc<Attributes>>,
+    pub(crate) shards: Vec<Shard>,
+    pub(crate) compactors: Vec<Compactor>,
+    pub(crate) report: RecoveryReport,
+}
+
+/// Opens everything and starts the shards.
+pub(crate) fn open(
+    storage: &Arc<dyn Storage>,
+    config: &Arc<EngineConfig>,
+    clock: &Arc<dyn Clock>,
+    stopping: &Arc<AtomicBool>,
+    poke: &Poke,
+) -> Result<Opened> {
+    let (mut manifest, state) = Manifest::open(Arc::clone(storage))?;
+    if state.shard_count == 0 {
+        let shards = config.shards.unwrap_or_else(default_shards).clamp(1, SHARDS_MAX);
+        manifest.append(&[Edit::Created { shards, created_ns: clock.now_ns() }])?;
+    }
+    let mut report = RecoveryReport::default();
+    for name in orphans(&**storage, manifest.state())? {
+        storage.remove(&name).map_err(Error::io("remove", name.clone()))?;
+        report.orphans_removed.push(name);
+    }
+    let state = manifest.state().clone();
+    let catalog = Arc::new(Catalog::new(state.tables.clone()));
+    let attributes = state.attributes.clone().into_iter().collect();
+    let numbers = Arc::new(FileNumbers::new(state.next_segment_id, state.next_heads_id));
+    let manifest = Arc::new(Mutex::new(manifest));
+    let mut live: Vec<Vec<Arc<LiveSegment>>> = (0..state.shard_count).map(|_| Vec::new()).collect();
+    for meta in state.segments.values() {
+        let Some(list) = live.get_mut(meta.shard as usize) else {
+            return Err(Error::corruption(
+                format!("segment {}", meta.id),
+                0,
+                format!("a shard below {}", state.shard_count),
+                format!("shard {}", meta.shard),
+            ));
+        };
+        list.push(open_live(storage, meta.clone())?);
+        report.segments += 1;
+    }
+    let mut shards = Vec::new();
+    let mut compactors = Vec::new();
+    for (shard, segments) in (0..state.shard_count).zip(live) {
+        let next_seq = segments.iter().map(|s| s.meta.seq_max + 1).max().unwrap_or(1);
+        let heads = match state.heads_files[shard as usize] {
+            Some(number) => read_heads(&**storage, shard, number)?.into_iter().collect(),
+            None => ProducerHeads::default(),
+        };
+        let parts = ShardParts {
+            storage: Arc::clone(storage),
+            config: Arc::clone(config),
+            catalog: Arc::clone(&catalog),
+            view: Arc::new(SharedView::new(segments)),
+            heads: Arc::new(RwLock::new(heads)),
+            stats: Arc::new(ShardStats::default()),
+        };
+        let mut flusher = Flusher {
+            shard,
+            storage: Arc::clone(storage),
+            catalog: Arc::clone(&catalog),
+            manifest: Arc::clone(&manifest),
+            numbers: Arc::clone(&numbers),
+            view: Arc::clone(&parts.view),
+            stats: Arc::clone(&parts.stats),
+            next_seq,
+            stopping: Arc::clone(stopping),
+            compactor: poke.clone(),
+        };
+        let from = state.released.get(shard as usize).copied().unwrap_or_default();
+        let replayed = replay_shard(shard, from, &parts, &mut flusher, &**clock, &mut report.unreadable)?;
+        let log = LogWriter::resume(
+            Arc::clone(storage),
+            shard,
+            replayed.end,
+            LogConfig { file_bytes: config.log_file_bytes, ..LogConfig::default() },
+        )?;
+        report.logs.push(replayed);
+        compactors.push(Compactor {
+            shard,
+            storage: Arc::clone(storage),
+            catalog: Arc::clone(&catalog),
+            manifest: Arc::clone(&manifest),
+            numbers: Arc::clone(&numbers),
+            view: Arc::clone(&parts.view),
+            stats: Arc::clone(&parts.stats),
+        });
+        let (view, heads, stats) = (Arc::clone(&parts.view), Arc::clone(&parts.heads), Arc::clone(&parts.stats));
+        let core = ShardCore::new(shard, parts, log, clock.now_ns());
+        let handle = ShardHandle::start(shard, core, flusher, Arc::clone(clock), config.queue_batches);
+        shards.push(Shard { sender: handle.sender(), handle: Mutex::new(handle), view, heads, stats });
+    }
+    Ok(Opened { catalog, manifest, attributes, shards, compactors, report })
+}
+
+/// One shard per two cores: the other core decodes and encrypts.
+fn default_shards() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| (n.get() / 2).max(1) as u32)
+}
+
+/// Brings the rows that no segment covers back into the memtable; beyond the memory budget they are flushed at once.
+fn replay_shard(
+    shard: u32,
+    from: LogPosition,
+    parts: &ShardParts,
+    flusher: &mut Flusher,
+    clock: &dyn Clock,
+    unreadable: &mut Vec<String>,
+) -> Result<ReplayReport> {
+    let part_bytes = parts.config.memtable_bytes / (FROZEN_MEMTABLES_MAX + 1);
+    let limits = BatchLimits::default();
+    replay(&*parts.storage, shard, from, &mut |record| {
+        // A record at or below the head was logged twice across a lost acknowledgement; it counts once.
+        if record.seq <= parts.heads.read().last(record.producer) {
+            return Ok(());
+        }
+        let batch = match decode_batch(record.payload, &limits) {
+            Ok(batch) => batch,
+            Err(error) => {
+                unreadable.push(format!(
+                    "log of shard {shard}, generation {}, offset {}: batch {} of producer {} cannot be read: {error}",
+                    record.position.generation, record.position.offset, record.seq, record.producer
+                ));
+                return Ok(());
+            }
+        };
+        let schema = match parts.catalog.admit(&batch) {
+            Ok(schema) => schema,
+            Err(refusal) => {
+                unreadable.push(format!(
+                    "log of shard {shard}, generation {}, offset {}: batch {} of producer {} contradicts the tables: {refusal}",
+                    record.position.generation, record.position.offset, record.seq, record.producer
+                ));
+                return Ok(());
+            }
+        };
+        let view = parts.view.load();
+        view.active.publish(std::iter::once((batch, schema, record.received_ns)));
+        parts.heads.write().advance(record.producer, record.seq, record.received_ns);
+        if view.active.bytes() >= part_bytes {
+            let heads = parts.heads.read().clone();
+            let sealed = Sealed { memtable: parts.view.rotate(), until: record.end, heads };
+            flusher.flush(&sealed, clock.now_ns())?;
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,325 @@
+//! Owns a shard's decisions, as a state machine over a storage and a time passed in; has no thread, no queue, no clock.
+//!
+//! What must stay true:
+//! - a batch is in the log and synced before it is published, and published before it is acknowledged;
+//! - a producer's batches are applied in rising order, each once: after a refusal that may be retried, later numbers
+//!   wait until the refused one has come again;
+//! - after a failed write or sync nothing is taken any more: what the disk holds is unknown until the next open.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use super::append::Append;
+use super::heads::ProducerHeads;
+use super::stats::ShardStats;
+use super::view::SharedView;
+use crate::catalog::Catalog;
+use crate::config::EngineConfig;
+use crate::device_log::{LogWriter, RecordHead};
+use crate::error::{Error, Refusal, RefusalCode, Result};
+use crate::limits::{DISK_RESERVE_BYTES, FROZEN_MEMTABLES_MAX, GROUP_BATCHES_MAX, GROUP_BYTES_MAX};
+use crate::memtable::Memtable;
+use crate::storage::Storage;
+use crate::types::{Durability, LogPosition, ProducerId, SeqNo};
+
+/// The writer of one shard.
+pub struct ShardCore {
+    shard: u32,
+    storage: Arc<dyn Storage>,
+    config: Arc<EngineConfig>,
+    catalog: Arc<Catalog>,
+    view: Arc<SharedView>,
+    heads: Arc<RwLock<ProducerHeads>>,
+    stats: Arc<ShardStats>,
+    log: LogWriter,
+    /// The group that the next commit writes.
+    staged: Vec<Staged>,
+    staged_bytes: usize,
+    /// Highest number in the group, by producer.
+    staged_heads: HashMap<ProducerId, SeqNo>,
+    /// Lowest number that was refused and may be retried, by producer.
+    refused: HashMap<ProducerId, SeqNo>,
+    /// When the active memtable got its first row.
+    active_since_ns: Option<i64>,
+    poisoned: Option<String>,
+}
+
+struct Staged {
+    append: Append,
+    /// Already applied, or in this group: acknowledged with it, not written again.
+    duplicate: bool,
+}
+
+/// A memtable that takes no more rows and waits to become segments.
+pub struct Sealed {
+    /// The rows.
+    pub memtable: Arc<Memtable>,
+    /// The log before this is covered by the rows and by earlier segments.
+    pub until: LogPosition,
+    /// The producers' heads at that point.
+    pub heads: ProducerHeads,
+}
+
+/// What a core shares with readers and upkeep.
+pub struct ShardParts {
+    /// The data directory.
+    pub storage: Arc<dyn Storage>,
+    /// The engine's settings.
+    pub config: Arc<EngineConfig>,
+    /// All tables.
+    pub catalog: Arc<Catalog>,
+    /// What readers see of this shard.
+    pub view: Arc<SharedView>,
+    /// The producers' heads, as of the last commit.
+    pub heads: Arc<RwLock<ProducerHeads>>,
+    /// Counters.
+    pub stats: Arc<ShardStats>,
+}
+
+impl ShardCore {
+    /// A shard that goes on after what `log` holds; its memtable and heads have been replayed.
+    pub fn new(shard: u32, parts: ShardParts, log: LogWriter, now_ns: i64) -> Self {
+        let active_since_ns = (!parts.view.load().active.is_empty()).then_some(now_ns);
+        Self {
+            shard,
+            storage: parts.storage,
+            config: parts.config,
+            catalog: parts.catalog,
+            view: parts.view,
+            heads: parts.heads,
+            stats: parts.stats,
+            log,
+            staged: Vec::new(),
+            staged_bytes: 0,
+            staged_heads: HashMap::new(),
+            refused: HashMap::new(),
+            active_since_ns,
+            poisoned: None,
+        }
+    }
+
+    /// Takes a batch into the group of the next commit, or refuses it at once.
+    pub fn stage(&mut self, append: Append) {
+        let (producer, seq) = (append.producer, append.seq);
+        if let Some(refusal) = self.standing_refusal(producer, seq) {
+            self.refuse(&append, refusal);
+            return;
+        }
+        let head = self.staged_heads.get(&producer).copied().unwrap_or_else(|| self.heads.read().last(producer));
+        let duplicate = seq <= head;
+        if !duplicate {
+            let record = RecordHead { producer, seq, received_ns: append.received_ns };
+            if let Err(error) = self.log.append(&record, &append.payload) {
+                self.poison(&error);
+                self.refuse(&append, poisoned(self.shard, &error.to_string()));
+                return;
+            }
+            self.staged_bytes += append.payload.len();
+            self.staged_heads.insert(producer, seq);
+        }
+        if append.durability == Durability::Received {
+            append.settle(Ok(()));
+        }
+        self.staged.push(Staged { append, duplicate });
+    }
+
+    /// Whether the group should be committed before more is staged.
+    pub fn group_is_full(&self) -> bool {
+        self.staged_bytes >= GROUP_BYTES_MAX || self.staged.len() >= GROUP_BATCHES_MAX
+    }
+
+    /// Writes and syncs the group, makes it visible, tells the senders.
+    pub fn commit(&mut self, now_ns: i64) {
+        if self.staged.is_empty() {
+            return;
+        }
+        let staged = std::mem::take(&mut self.staged);
+        self.staged_heads.clear();
+        if self.staged_bytes > 0
+            && let Err(error) = self.write_group()
+        {
+            self.staged_bytes = 0;
+            self.fail_group(staged, &error);
+            return;
+        }
+        self.staged_bytes = 0;
+        self.stats.disk_full.set(0);
+        self.publish(staged, now_ns);
+    }
+
+    fn write_group(&mut self) -> Result<()> {
+        // Refusing before the disk says no keeps room for flush, retention and deletes.
+        let free = self.storage.free_bytes().map_err(Error::io("ask free space of", ""))?;
+        if free < DISK_RESERVE_BYTES + self.staged_bytes as u64 {
+            return Err(Error::Io {
+                operation: "write",
+                path: format!("log of shard {}", self.shard),
+                source: std::io::Error::new(
+                    std::io::ErrorKind::StorageFull,
+                    format!("{free} bytes are free, {DISK_RESERVE_BYTES} are kept in reserve"),
+                ),
+            });
+        }
+        self.log.commit().map(|_| ())
+    }
+
+    fn publish(&mut self, staged: Vec<Staged>, now_ns: i64) {
+        let view = self.view.load();
+        let mut told = Vec::with_capacity(staged.len());
+        let mut fresh = Vec::with_capacity(staged.len());
+        {
+            let mut heads = self.heads.write();
+            for Staged { append, duplicate } in staged {
+                let Append { producer, seq, batch, received_ns, durability, ticket, sink, .. } = append;
+                if duplicate {
+                    self.stats.duplicate_batches.add(1);
+                } else {
+                    heads.advance(producer, seq, received_ns);
+                    self.stats.batches.add(1);
+                    self.stats.rows.add(batch.times.len() as u64);
+                    if let Some(schema) = self.catalog.table(&batch.table) {
+                        fresh.push((batch, schema, received_ns));
+                    }
+                }
+                if durability == Durability::Durable {
+                    told.push((sink, ticket));
+                }
+            }
+        }
+        if !fresh.is_empty() {
+            view.active.publish(fresh.into_iter());
+            self.active_since_ns.get_or_insert(now_ns);
+            self.stats.memtable_bytes.set(view.active.bytes() as u64);
+        }
+        for (sink, ticket) in told {
+            sink.settled(ticket, Ok(()));
+        }
+    }
+
+    fn fail_group(&mut self, staged: Vec<Staged>, error: &Error) {
+        let abandoned = if error.is_disk_full() { self.log.abandon_group() } else { Ok(()) };
+        let refusal = match abandoned {
+            Ok(()) if error.is_disk_full() => {
+                self.stats.disk_full.set(1);
+                Refusal::new(RefusalCode::DiskFull, format!("no room for the batch: {error}; it can be sent again"))
+            }
+            Ok(()) => {
+                self.poison(error);
+                poisoned(self.shard, &error.to_string())
+            }
+            Err(error) => {
+                self.poison(&error);
+                poisoned(self.shard, &error.to_string())
+            }
+        };
+        for Staged { append, duplicate } in staged {
+            // A duplicate may repeat a batch of this very group, so only what was applied before is acknowledged.
+            if duplicate && append.seq <= self.heads.read().last(append.producer) {
+                append.settle(Ok(()));
+            } else {
+                self.refuse(&append, refusal.clone());
+            }
+        }
+    }
+
+    /// Why nothing of this producer, or of anybody, can be taken now.
+    fn standing_refusal(&mut self, producer: ProducerId, seq: SeqNo) -> Option<Refusal> {
+        if let Some(cause) = &self.poisoned {
+            return Some(poisoned(self.shard, cause));
+        }
+        match self.refused.get(&producer) {
+            Some(&first) if seq > first => Some(Refusal::new(
+                RefusalCode::AfterRefused,
+                format!("batch {first} of this producer was refused and must be sent again before batch {seq}"),
+            )),
+            Some(&first) if seq == first => {
+                self.refused.remove(&producer);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    fn refuse(&mut self, append: &Append, refusal: Refusal) {
+        if refusal.code.retryable() {
+            let first = self.refused.entry(append.producer).or_insert(append.seq);
+            *first = (*first).min(append.seq);
+        }
+        self.stats.refused_batches.add(1);
+        append.settle(Err(refusal));
+    }
+
+    /// Stops the shard for good: what the disk holds is unknown.
+    pub fn poison(&mut self, error: &Error) {
+        if self.poisoned.is_none() {
+            tracing::error!(shard = self.shard, %error, "the shard stops taking batches");
+            self.poisoned = Some(error.to_string());
+            self.stats.poisoned.set(1);
+        }
+    }
+
+    /// Whether the active memtable has its part of the budget or is old enough.
+    pub fn wants_seal(&self, now_ns: i64) -> bool {
+        let view = self.view.load();
+        let part = self.config.memtable_bytes / (FROZEN_MEMTABLES_MAX + 1);
+        let old = self.active_since_ns.is_some_and(|since| {
+            now_ns.saturating_sub(since) >= i64::try_from(self.config.seal_age.as_nanos()).unwrap_or(i64::MAX)
+        });
+        self.poisoned.is_none() && !view.active.is_empty() && (view.active.bytes() >= part || old)
+    }
+
+    /// Whether another memtable may be sealed: no more than the budget's parts wait for the disk.
+    ///
+    /// A poisoned shard never waits: no flush will come.
+    pub fn may_seal(&self) -> bool {
+        self.poisoned.is_some() || self.view.load().sealed.len() < FROZEN_MEMTABLES_MAX
+    }
+
+    /// Seals the active memtable; `None` when it has no row. Call between commits.
+    pub fn seal(&mut self, now_ns: i64) -> Option<Sealed> {
+        assert!(self.staged.is_empty(), "a seal between stage and commit would cut a group");
+        if self.poisoned.is_some() || self.view.load().active.is_empty() {
+            return None;
+        }
+        let heads = {
+            let mut heads = self.heads.write();
+            heads.prune(now_ns);
+            heads.clone()
+        };
+        self.active_since_ns = None;
+        self.stats.memtable_bytes.set(0);
+        Some(Sealed { memtable: self.view.rotate(), until: self.log.end(), heads })
+    }
+
+    /// The log before `until` is in segments: its files can be used again.
+    pub fn release(&mut self, until: LogPosition) {
+        if let Err(error) = self.log.release_before(until) {
+            // The files stay until the next open; nothing is lost.
+            tracing::warn!(shard = self.shard, %error, "cannot release log files");
+        }
+    }
+
+    /// Notes how long the last commit took, and what the log has written.
+    pub fn record_commit(&self, took: std::time::Duration) {
+        let log = self.log.stats();
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.stats.log_sync_last_us.set(micros);
+        self.stats.log_sync_max_us.set(micros.max(self.stats.log_sync_max_us.get()));
+        self.stats.log_bytes.set(log.bytes_written);
+        self.stats.log_syncs.set(log.groups);
+    }
+
+    /// Counts a wait for the disk.
+    pub fn count_stall(&self) {
+        self.stats.stalls.add(1);
+    }
+}
+
+fn poisoned(shard: u32, cause: &str) -> Refusal {
+    Refusal::new(
+        RefusalCode::ShardPoisoned,
+        format!("shard {shard} stopped after a failed write or sync ({cause}); the node must be restarted"),
+    )
+}

@@ -1,0 +1,13 @@
+//! Owns a shard: the only writer of its devices; does not decode batches and does not read for queries.
+
+pub mod append;
+pub mod core;
+pub mod heads;
+pub mod stats;
+pub mod view;
+pub mod worker;
+
+pub use append::{Append, AppendSink};
+pub use heads::{Head, ProducerHeads};
+pub use stats::ShardStats;
+pub use view::{LiveSegment, ShardView, SharedView};

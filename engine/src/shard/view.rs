@@ -1,0 +1,126 @@
+//! Owns the set of memtables and segments that a shard's readers see; does not read them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::RwLock;
+
+use crate::manifest::SegmentMeta;
+use crate::memtable::Memtable;
+use crate::segment::Segment;
+use crate::storage::Storage;
+
+/// An open segment; its file goes with the last holder once it has been replaced.
+pub struct LiveSegment {
+    /// What the manifest says of it.
+    pub meta: SegmentMeta,
+    /// The reader.
+    pub segment: Arc<Segment>,
+    name: String,
+    storage: Arc<dyn Storage>,
+    replaced: AtomicBool,
+}
+
+impl LiveSegment {
+    /// Wraps an open segment that is stored as `name`.
+    pub fn new(meta: SegmentMeta, segment: Arc<Segment>, name: String, storage: Arc<dyn Storage>) -> Arc<Self> {
+        Arc::new(Self { meta, segment, name, storage, replaced: AtomicBool::new(false) })
+    }
+
+    /// Says that the manifest no longer lists it: the file is removed when the last query lets go.
+    pub fn mark_replaced(&self) {
+        self.replaced.store(true, Ordering::Release);
+    }
+}
+
+impl Drop for LiveSegment {
+    fn drop(&mut self) {
+        if self.replaced.load(Ordering::Acquire)
+            && let Err(error) = self.storage.remove(&self.name)
+        {
+            // Not in the manifest any more, so the next open removes it as an orphan.
+            tracing::warn!(segment = %self.name, %error, "cannot remove a replaced segment");
+        }
+    }
+}
+
+/// One moment of a shard: sources in log order are segments, then sealed memtables, then the active one.
+#[derive(Clone)]
+pub struct ShardView {
+    /// Segments by table, oldest first.
+    pub segments: Arc<HashMap<Arc<str>, Vec<Arc<LiveSegment>>>>,
+    /// Sealed memtables that are not in segments yet, oldest first.
+    pub sealed: Vec<Arc<Memtable>>,
+    /// The memtable that takes new rows.
+    pub active: Arc<Memtable>,
+}
+
+/// The current view; replaced as a whole.
+pub struct SharedView(RwLock<Arc<ShardView>>);
+
+impl SharedView {
+    /// A view of `segments` and an empty memtable.
+    pub fn new(segments: Vec<Arc<LiveSegment>>) -> Self {
+        let view = ShardView {
+            segments: Arc::new(by_table(segments)),
+            sealed: Vec::new(),
+            active: Arc::new(Memtable::default()),
+        };
+        Self(RwLock::new(Arc::new(view)))
+    }
+
+    /// The view of this moment.
+    pub fn load(&self) -> Arc<ShardView> {
+        Arc::clone(&self.0.read())
+    }
+
+    /// Seals the active memtable and starts a new one; returns the sealed one.
+    pub fn rotate(&self) -> Arc<Memtable> {
+        let mut current = self.0.write();
+        let mut view = ShardView::clone(&current);
+        let sealed = std::mem::take(&mut view.active);
+        view.sealed.push(Arc::clone(&sealed));
+        *current = Arc::new(view);
+        sealed
+    }
+
+    /// Puts a sealed memtable's segments in its place.
+    pub fn replace_sealed(&self, sealed: &Arc<Memtable>, segments: Vec<Arc<LiveSegment>>) {
+        self.change(|view| {
+            view.sealed.retain(|m| !Arc::ptr_eq(m, sealed));
+            let all = view.segments.values().flatten().cloned().chain(segments).collect();
+            view.segments = Arc::new(by_table(all));
+        });
+    }
+
+    /// Puts merged segments in the place of their inputs, whose files go when their last reader does.
+    pub fn replace_segments(&self, inputs: &[u64], outputs: Vec<Arc<LiveSegment>>) {
+        self.change(|view| {
+            let (old, kept): (Vec<_>, Vec<_>) =
+                view.segments.values().flatten().cloned().partition(|s| inputs.contains(&s.meta.id));
+            view.segments = Arc::new(by_table(kept.into_iter().chain(outputs).collect()));
+            old.iter().for_each(|s| s.mark_replaced());
+        });
+    }
+
+    fn change(&self, edit: impl FnOnce(&mut ShardView)) {
+        let mut current = self.0.write();
+        let mut view = ShardView::clone(&current);
+        edit(&mut view);
+        *current = Arc::new(view);
+    }
+}
+
+/// Groups segments by table, each in log order.
+fn by_table(segments: Vec<Arc<LiveSegment>>) -> HashMap<Arc<str>, Vec<Arc<LiveSegment>>> {
+    let mut tables: HashMap<Arc<str>, Vec<Arc<LiveSegment>>> = HashMap::new();
+    for segment in segments {
+        tables.entry(Arc::clone(&segment.meta.table)).or_default().push(segment);
+    }
+    for list in tables.values_mut() {
+        // Outputs of one compaction share a sequence range; they are disjoint in time, so their order is free.
+        list.sort_by_key(|s| (s.meta.seq_max, s.meta.id));
+    }
+    tables
+}

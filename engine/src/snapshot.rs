@@ -1,0 +1,173 @@
+//! Owns one moment of the whole engine for readers; does not merge rows itself.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crate::catalog::Catalog;
+use crate::error::Result;
+use crate::memtable::{Mark, Memtable};
+use crate::scan::{Part, Source, plan, sort_unique};
+use crate::shard::{LiveSegment, ShardView};
+use crate::types::{FieldDef, TableSchema};
+use tidewell_codec::shard_of;
+
+/// Pairs of names and values that an operator gave a device.
+pub type Attributes = BTreeMap<String, String>;
+
+/// Segments and memtables of one moment. Cheap to clone; files go when the last holder leaves.
+#[derive(Clone)]
+pub struct Snapshot {
+    pub(crate) shards: Arc<Vec<Arc<ShardView>>>,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) attributes: Arc<HashMap<Arc<str>, Arc<Attributes>>>,
+}
+
+/// A device as the node knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// Its id.
+    pub id: Arc<str>,
+    /// What an operator said of it.
+    pub attributes: Arc<Attributes>,
+    /// When its first stored batch arrived, by the node's clock; `None` when it only has attributes.
+    pub first_seen_ns: Option<i64>,
+    /// When its last stored batch arrived.
+    pub last_seen_ns: Option<i64>,
+}
+
+impl Snapshot {
+    /// All tables, sorted by name.
+    pub fn tables(&self) -> Vec<Arc<TableSchema>> {
+        self.catalog.tables()
+    }
+
+    /// One table's rows at this moment.
+    pub fn table(&self, name: &str) -> Option<TableView> {
+        let schema = self.catalog.table(name)?;
+        let shards = self.shards.iter().map(|view| ShardTable::new(view, &schema.name)).collect();
+        Some(TableView { schema, shards: Arc::new(shards) })
+    }
+
+    /// Attributes of `device`, if it has any.
+    pub fn attributes(&self, device: &str) -> Option<Arc<Attributes>> {
+        self.attributes.get(device).cloned()
+    }
+
+    /// Every device with rows or attributes, sorted by id.
+    ///
+    /// # Errors
+    /// A damaged segment index.
+    pub fn devices(&self) -> Result<Vec<DeviceInfo>> {
+        let mut seen: BTreeMap<Arc<str>, Option<(i64, i64)>> = BTreeMap::new();
+        let mut note = |id: Arc<str>, received: (i64, i64)| {
+            let entry = seen.entry(id).or_default();
+            *entry = Some(entry.map_or(received, |e| (e.0.min(received.0), e.1.max(received.1))));
+        };
+        for table in self.tables() {
+            let Some(view) = self.table(&table.name) else { continue };
+            view.visit_devices(&mut note)?;
+        }
+        for id in self.attributes.keys() {
+            seen.entry(Arc::clone(id)).or_default();
+        }
+        let none = Arc::new(Attributes::new());
+        Ok(seen
+            .into_iter()
+            .map(|(id, received)| DeviceInfo {
+                attributes: self.attributes.get(&id).unwrap_or(&none).clone(),
+                first_seen_ns: received.map(|r| r.0),
+                last_seen_ns: received.map(|r| r.1),
+                id,
+            })
+            .collect())
+    }
+}
+
+/// One table at one moment.
+#[derive(Clone)]
+pub struct TableView {
+    schema: Arc<TableSchema>,
+    shards: Arc<Vec<ShardTable>>,
+}
+
+/// One shard's part of a table, in log order: segments, then memtables.
+struct ShardTable {
+    segments: Vec<Arc<LiveSegment>>,
+    memtables: Vec<(Arc<Memtable>, Mark)>,
+}
+
+impl ShardTable {
+    fn new(view: &ShardView, table: &str) -> Self {
+        let memtables = view.sealed.iter().chain([&view.active]);
+        Self {
+            segments: view.segments.get(table).cloned().unwrap_or_default(),
+            memtables: memtables
+                .map(|m| (Arc::clone(m), m.mark(table)))
+                .filter(|(_, mark)| *mark != Mark::default())
+                .collect(),
+        }
+    }
+}
+
+impl TableView {
+    /// The table's name and fields.
+    pub fn schema(&self) -> &Arc<TableSchema> {
+        &self.schema
+    }
+
+    /// Ids of the devices that have rows in this table, sorted.
+    ///
+    /// # Errors
+    /// A damaged segment index.
+    pub fn devices(&self) -> Result<Vec<Arc<str>>> {
+        let mut ids = Vec::new();
+        self.visit_devices(&mut |id, _| ids.push(id))?;
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
+    }
+
+    /// Each device of each source, with its receive times; a device may come several times.
+    fn visit_devices(&self, visit: &mut impl FnMut(Arc<str>, (i64, i64))) -> Result<()> {
+        for shard in self.shards.iter() {
+            for live in &shard.segments {
+                for entry in live.segment.devices() {
+                    let entry = entry?;
+                    visit(Arc::from(entry.id()), entry.blocks()?.received());
+                }
+            }
+            for (memtable, mark) in &shard.memtables {
+                for device in memtable.devices(&self.schema.name, *mark) {
+                    visit(device.id, device.received_ns);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One device's rows of `[start_ns, end_ns)` as parts that are disjoint and in time order; the newest write of each
+    /// field wins. `fields` are indexes into the schema; `end_ns == i64::MAX` has no end.
+    ///
+    /// # Errors
+    /// A damaged segment index.
+    pub fn scan(&self, device: &str, start_ns: i64, end_ns: i64, fields: &[usize]) -> Result<Vec<Part>> {
+        let defs: Arc<[FieldDef]> = fields.iter().map(|&field| self.schema.fields[field].clone()).collect();
+        let shard = &self.shards[shard_of(device, self.shards.len() as u32) as usize];
+        let mut sources = Vec::new();
+        for live in &shard.segments {
+            if live.meta.time_max >= start_ns
+                && live.meta.time_min < end_ns
+                && let Some(blocks) = live.segment.find(device)?
+            {
+                sources.push(Source::Blocks(blocks));
+            }
+        }
+        for (memtable, mark) in &shard.memtables {
+            let rows = memtable.rows_of(&self.schema, device, fields, *mark);
+            if !rows.times.is_empty() {
+                sources.push(Source::Rows(Arc::new(sort_unique(rows))));
+            }
+        }
+        Ok(plan(sources, &defs, start_ns, end_ns))
+    }
+}
