@@ -155,6 +155,12 @@ pub(crate) trait Batches: Send {
     fn next_batch(&mut self) -> Result<Option<AnswerBatch>, QueryError>;
 }
 
+impl Batches for Box<dyn Batches> {
+    fn next_batch(&mut self) -> Result<Option<AnswerBatch>, QueryError> {
+        (**self).next_batch()
+    }
+}
+
 impl Answer {
     pub(crate) fn new(schema: AnswerSchema, batches: Box<dyn Batches>) -> Self {
         Self { schema, batches, ended: false }

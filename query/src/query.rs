@@ -1,13 +1,20 @@
 //! Owns the way from a request to an answer: check, then run; does not compute values.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::answer::{Answer, AnswerSchema};
+use crate::downsample::{DeviceWork, GroupBatches, Grouped};
 use crate::error::QueryError;
-use crate::request::Request;
+use crate::execute::{self, Budget, Metered};
+use crate::latest::LatestWork;
+use crate::prepare::{self, Prepared, Question, RangePlan};
+use crate::range::RangeWork;
+use crate::request::{Group, Request};
 use crate::source::Source;
+use crate::threshold::{DevicesWork, IntervalWork};
 
 /// What bounds a query.
 #[derive(Clone, Debug)]
@@ -68,9 +75,8 @@ pub struct QueryOptions {
 
 /// A checked question over one moment's data, ready to run.
 pub struct Query<S: Source> {
-    schema: AnswerSchema,
+    prepared: Prepared<S::Table>,
     source: S,
-    request: Request,
     options: QueryOptions,
 }
 
@@ -80,20 +86,94 @@ impl<S: Source> Query<S> {
     /// # Errors
     /// Whatever is wrong with the request; see [`QueryError::fault`].
     pub fn prepare(source: &S, request: &Request, options: QueryOptions) -> Result<Self, QueryError> {
-        Ok(Self { schema: Arc::new([]), source: source.clone(), request: request.clone(), options })
+        let prepared = prepare::prepare(source, request, &options.limits)?;
+        Ok(Self { prepared, source: source.clone(), options })
     }
 
     /// The columns of the answer.
     pub fn schema(&self) -> &AnswerSchema {
-        &self.schema
+        &self.prepared.schema
     }
 
-    /// Starts the work. The answer's first batch is computed when it is asked for.
+    /// Starts the work, and the clock of its time limit. The first batch is computed when it is asked for.
     ///
     /// # Errors
     /// When the devices cannot be listed, or are more than the limits allow.
     pub fn run(self) -> Result<Answer, QueryError> {
-        let _ = (self.source, self.request, self.options);
-        Err(QueryError::NotAvailable { what: "this query" })
+        let Prepared { table, devices, schema, question } = self.prepared;
+        let options = self.options;
+        let budget = Budget::new(&options);
+        let devices = devices.resolve(&self.source, &table, options.readable.as_ref())?;
+        let (batch_rows, rows_max) = (options.limits.batch_rows, options.limits.rows_max);
+        let shown = schema.clone();
+        let mut limit = None;
+        let batches = match question {
+            Question::Range { rows: RangePlan { start, end, scan, selected, condition, rule }, limit: asked } => {
+                limit = asked;
+                let of_one_device = asked.unwrap_or(u64::MAX);
+                let work_budget = budget.clone();
+                let work = RangeWork {
+                    table,
+                    devices,
+                    schema,
+                    start,
+                    end,
+                    scan,
+                    selected,
+                    condition,
+                    rule,
+                    limit: of_one_device,
+                    batch_rows,
+                    budget: work_budget,
+                };
+                execute::run(work, budget)
+            }
+            Question::Latest { end, fields } => {
+                execute::run(LatestWork { table, devices, schema, end, fields, batch_rows }, budget)
+            }
+            Question::Intervals { start, end, condition, rule, measured } => {
+                let work = IntervalWork { table, devices, schema, start, end, condition, rule, measured, batch_rows };
+                execute::run(work, budget)
+            }
+            Question::Devices { start, end, condition, rule } => {
+                let work = DevicesWork { table, devices, schema, start, end, condition, rule, batch_rows };
+                execute::run(work, budget)
+            }
+            Question::Downsample { plan, group } => {
+                let windows = plan.windows.count();
+                match group {
+                    Group::Device => {
+                        prepare::check_windows(windows, devices.len(), &options.limits)?;
+                        execute::run(DeviceWork { table, devices, plan: *plan }, budget)
+                    }
+                    Group::All | Group::Attribute(_) => {
+                        let groups = self::groups(&self.source, &group, devices);
+                        prepare::check_windows(windows, groups.len(), &options.limits)?;
+                        Box::new(GroupBatches::new(table, *plan, groups, budget))
+                    }
+                }
+            }
+        };
+        Ok(Answer::new(shown, Box::new(Metered::new(batches, limit, rows_max))))
     }
 }
+
+/// Puts devices together by `group`, in order of the groups' names.
+fn groups<S: Source>(source: &S, group: &Group, devices: Vec<Arc<str>>) -> Vec<Grouped> {
+    let mut groups: BTreeMap<Arc<str>, Vec<Arc<str>>> = BTreeMap::new();
+    for device in devices {
+        let name = match group {
+            Group::Attribute(attribute) => {
+                let attributes = source.attributes(&device);
+                // Devices without the attribute go together under the empty name.
+                attributes.and_then(|a| a.get(attribute).map(|v| v.as_str().into())).unwrap_or_default()
+            }
+            _ => group.to_string().into(),
+        };
+        groups.entry(name).or_default().push(device);
+    }
+    groups.into_iter().map(|(name, devices)| Grouped { name, devices }).collect()
+}
+
+#[cfg(test)]
+mod tests;

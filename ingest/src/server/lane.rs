@@ -25,6 +25,8 @@ use crate::wire::{CloseCode, Durability, Frame, FrameReader, ProducerId, RejectC
 const CHUNKS: usize = 64;
 /// Bytes that may wait to be written; a client that does not read its acks is not read either.
 const OUT_BYTES_MAX: usize = 256 << 10;
+/// A lane with less than this of an unfinished frame is never ended for want of memory.
+const PARTIAL_FRAME_FREE: usize = 64 << 10;
 /// Decoded bytes for a payload byte, before a lane has shown its own.
 const EXPANSION_GUESS: usize = 4;
 /// Waits between attempts to hand a batch to a full queue.
@@ -35,7 +37,7 @@ const LINGER: Duration = Duration::from_millis(500);
 /// Serves one lane until it ends.
 pub(super) async fn run(inner: Arc<Inner>, peer: Arc<Peer>, send: SendStream, recv: RecvStream) {
     let id = inner.lane_next.fetch_add(1, Ordering::Relaxed);
-    let mailbox = Arc::new(Mailbox::new(inner.clone()));
+    let mailbox = Arc::new(Mailbox::new(inner.memory.clone(), inner.metrics.clone()));
     inner.lanes.lock().insert(id, mailbox.clone());
     let level = Level::raise(&inner.metrics.lanes);
     let session = ServerSession::new(session_config(&inner), inner.started.elapsed());
@@ -172,12 +174,7 @@ impl Lane<'_> {
                     for buf in &mut bufs[..count] {
                         self.reader.feed(std::mem::take(buf));
                     }
-                    let unread = self.unread.set(self.reader.buffered());
-                    // Frames that are not whole hold memory that no settlement gives back, so they have a bound of
-                    // their own, and it ends lanes instead of letting them wait for each other.
-                    if unread > inner.config.memory_bytes as u64 {
-                        self.session.close(CloseCode::Internal, "the node's receive buffers are full".into());
-                    }
+                    self.unread.set(self.reader.buffered());
                 }
                 Event::Finished => {
                     self.recv_ended = true;
@@ -231,8 +228,14 @@ impl Lane<'_> {
                     tokio::task::consume_budget().await;
                 }
                 Ok(None) => {
-                    self.unread.set(self.reader.buffered());
-                    return None;
+                    let partial = self.reader.buffered();
+                    let unread = self.unread.set(partial);
+                    if partial <= PARTIAL_FRAME_FREE || unread <= self.inner.config.memory_bytes as u64 {
+                        return None;
+                    }
+                    // Frames that are not whole hold memory that no settlement gives back, so they have a bound of
+                    // their own, and it ends lanes instead of letting them wait for each other.
+                    self.session.close(CloseCode::Internal, "the node's receive buffers are full".into());
                 }
                 Err(error) => self.session.broken(&error),
             }

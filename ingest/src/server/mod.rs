@@ -72,7 +72,7 @@ struct Inner {
     store: Arc<dyn Store>,
     grants: SharedGrants,
     metrics: Arc<Metrics>,
-    memory: memory::Budget,
+    memory: Arc<memory::Budget>,
     /// Bytes received on all lanes and not yet handed on.
     unread_bytes: Counter,
     admission: listener::Admission,
@@ -124,7 +124,7 @@ impl Server {
         )
         .map_err(fail)?;
         let inner = Arc::new(Inner {
-            memory: memory::Budget::new(config.memory_bytes),
+            memory: Arc::new(memory::Budget::new(config.memory_bytes)),
             config,
             endpoint,
             store,

@@ -1,0 +1,213 @@
+//! Owns tests of what is refused, cut and stopped.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidewell_engine::FieldType;
+
+use super::{FIELDS, SECOND, ask, ask_with};
+use crate::error::{Fault, QueryError};
+use crate::kernels::Cell;
+use crate::query::{CancelFlag, Query, QueryLimits, QueryOptions};
+use crate::request::Request;
+use crate::source::memory::MemorySource;
+
+fn source(devices: usize, rows: i64) -> MemorySource {
+    let names: Vec<String> = (0..devices).map(|i| format!("truck_{i:04}")).collect();
+    let row = |t: i64| (t * SECOND, vec![Cell::F64(t as f64), Cell::I64(i64::MAX), Cell::Null, Cell::Bool(t % 2 == 0)]);
+    let devices = names.iter().map(|name| (name.as_str(), (0..rows).map(row).collect())).collect();
+    MemorySource::new(&FIELDS, devices).with_blocks(&[16], true)
+}
+
+#[test]
+fn wrong_requests_are_refused_with_what_is_known() {
+    let source = source(2, 20);
+    for (request, fault, expected) in [
+        (r#"{"latest": {"table": "x"}}"#, Fault::NotFound, "unknown table `x`; known tables: t"),
+        (
+            r#"{"latest": {"table": "t", "fields": ["w"]}}"#,
+            Fault::NotFound,
+            "table `t` has no field `w`; known fields: v, n, s, b",
+        ),
+        (r#"{"latest": {"table": "t", "fields": ["v", "v"]}}"#, Fault::Caller, "each field once, found `v` twice"),
+        (
+            r#"{"range": {"table": "t", "start": 5, "end": 5}}"#,
+            Fault::Caller,
+            "expected a time after `start` (1970-01-01T00:00:00.000000005Z)",
+        ),
+        (r#"{"range": {"table": "t", "start": 0, "end": 5, "where": "v > "}}"#, Fault::Caller, "`where`, column 5"),
+        (
+            r#"{"range": {"table": "t", "devices": {"glob": "truck[" }, "start": 0, "end": 5}}"#,
+            Fault::Caller,
+            "a pattern of",
+        ),
+        (r#"{"range": {"table": "t", "devices": [""], "start": 0, "end": 5}}"#, Fault::Caller, "ids of 1 to 256 bytes"),
+        (
+            r#"{"downsample": {"table": "t", "start": 0, "end": 5, "every": "1s", "fields": ["s"]}}"#,
+            Fault::Caller,
+            "`fields`: expected numeric fields for `mean`, found `s`, which is utf8",
+        ),
+        (
+            r#"{"downsample": {"table": "t", "start": 0, "end": 5, "every": "1s", "fields": ["b"], "aggregates": ["last"], "fill": "linear"}}"#,
+            Fault::Caller,
+            "numeric fields for `last` with linear fill, found `b`, which is bool",
+        ),
+        (
+            r#"{"downsample": {"table": "t", "start": 0, "end": 5, "every": "1s", "aggregates": []}}"#,
+            Fault::Caller,
+            "at least one aggregate",
+        ),
+        (
+            r#"{"downsample": {"table": "t", "start": 0, "end": 5, "every": "1s", "aggregates": ["min", "min"]}}"#,
+            Fault::Caller,
+            "each aggregate once",
+        ),
+        (
+            r#"{"downsample": {"table": "t", "start": 0, "end": "2024-01-01T00:00:00Z", "every": "1ns"}}"#,
+            Fault::Limit,
+            "about 1704067200000000000 windows",
+        ),
+        (
+            r#"{"downsample": {"table": "t", "start": 0, "end": 1000000000000, "every": "1s", "fields": ["n"], "aggregates": ["sum"], "group": "all"}}"#,
+            Fault::Caller,
+            "the sum of `n` of `all` in the window that starts at 1970-01-01T00:00:00Z exceeds 64 bits",
+        ),
+        (r#"{"watch": {"rules": []}}"#, Fault::Unsupported, "`watch` is not available yet"),
+    ] {
+        let error = ask(&source, request).expect_err(request);
+        assert!(error.to_string().contains(expected), "{request}: {error}");
+        assert_eq!(error.fault(), fault, "{request}");
+    }
+    let empty = MemorySource::default();
+    let error = ask(&empty, r#"{"latest": {"table": "x"}}"#).unwrap_err();
+    assert_eq!(error.to_string(), "unknown table `x`; there are no tables yet");
+}
+
+#[test]
+fn devices_are_chosen_by_list_pattern_and_attributes() {
+    let mut source = source(12, 1);
+    source.attributes.insert("truck_0003".into(), Arc::new([("fleet".into(), "north".into())].into()));
+    let names = |devices: &str, options: QueryOptions| {
+        let request = format!(r#"{{"latest": {{"table": "t", "devices": {devices}, "fields": ["v"]}}}}"#);
+        let rows = ask_with(&source, &request, options).unwrap();
+        rows.into_iter()
+            .map(|row| if let Cell::Text(t) = &row[0] { t.to_string() } else { panic!() })
+            .collect::<Vec<_>>()
+    };
+    let any = QueryOptions::default;
+    assert_eq!(names(r#"["truck_0007", "nobody", "truck_0002", "truck_0007"]"#, any()), ["truck_0002", "truck_0007"]);
+    assert_eq!(names("[]", any()), [""; 0]);
+    assert_eq!(names(r#"{"glob": "truck_001?"}"#, any()), ["truck_0010", "truck_0011"]);
+    assert_eq!(names(r#"{"glob": "truck_000{1,2}"}"#, any()), ["truck_0001", "truck_0002"]);
+    assert_eq!(names(r#"{"attributes": {"fleet": "north"}}"#, any()), ["truck_0003"]);
+    assert_eq!(names(r#"{"attributes": {"fleet": "north", "model": "x"}}"#, any()), [""; 0]);
+    let only = QueryOptions { readable: Some(Arc::new(|device| device.ends_with('7'))), ..any() };
+    assert_eq!(names("null", only.clone()), ["truck_0007"]);
+    assert_eq!(names(r#"["truck_0001", "truck_0007"]"#, only), ["truck_0007"]);
+}
+
+#[test]
+fn the_columns_of_an_answer_are_known_before() {
+    let source = source(1, 1);
+    let columns = |request: &str| {
+        let request = Request::parse(request.as_bytes()).unwrap();
+        let query = Query::prepare(&source, &request, QueryOptions::default()).unwrap();
+        query.schema().iter().map(|f| f.name.clone()).collect::<Vec<_>>().join(" ")
+    };
+    let range = r#""table": "t", "start": 0, "end": 1"#;
+    assert_eq!(columns(&format!(r#"{{"range": {{{range}}}}}"#)), "device time v n s b");
+    assert_eq!(columns(r#"{"latest": {"table": "t", "fields": ["n"]}}"#), "device time n");
+    assert_eq!(
+        columns(&format!(r#"{{"downsample": {{{range}, "every": "1s", "aggregates": ["mean", "last"]}}}}"#)),
+        "device time v_mean v_last n_mean n_last"
+    );
+    let threshold = |answer: &str| {
+        let condition = "s = 'a' OR n > 1 OR v > 2";
+        columns(&format!(r#"{{"threshold": {{{range}, "where": "{condition}", "return": "{answer}"}}}}"#))
+    };
+    assert_eq!(threshold("intervals"), "device start end duration samples n_min n_max n_mean v_min v_max v_mean");
+    assert_eq!(
+        (threshold("rows").as_str(), threshold("devices").as_str()),
+        ("device time v n s b", "device matches first last")
+    );
+}
+
+#[test]
+fn limits_stop_a_query() {
+    let source = source(40, 100);
+    let range = r#"{"range": {"table": "t", "start": 0, "end": 9223372036854775807}}"#;
+    let run = |request: &str, limits: QueryLimits| {
+        ask_with(&source, request, QueryOptions { limits, ..QueryOptions::default() })
+    };
+    for threads in [1, 3] {
+        let limits = QueryLimits { threads, batch_rows: 10, ..QueryLimits::default() };
+        assert_eq!(run(range, limits.clone()).unwrap().len(), 4_000);
+        let error = run(range, QueryLimits { rows_max: 3_999, ..limits.clone() }).unwrap_err();
+        assert!(matches!(error, QueryError::TooManyRows { max: 3_999 }), "{error}");
+        let error = run(range, QueryLimits { time_max: Duration::ZERO, ..limits.clone() }).unwrap_err();
+        assert!(matches!(error, QueryError::TimedOut { .. }), "{error}");
+        let windows =
+            r#"{"downsample": {"table": "t", "start": 0, "end": 10000000000, "every": "1s", "fields": ["v"]}}"#;
+        let error = run(windows, QueryLimits { windows_max: 399, ..limits }).unwrap_err();
+        assert!(matches!(error, QueryError::TooManyWindows { estimate: 400, max: 399 }), "{error}");
+    }
+}
+
+#[test]
+fn a_cancelled_query_stops_and_a_dropped_one_leaves_no_thread_waiting() {
+    let source = source(200, 200);
+    let range = br#"{"range": {"table": "t", "start": 0, "end": 9223372036854775807}}"#;
+    for threads in [1, 3] {
+        let cancel = CancelFlag::default();
+        let limits = QueryLimits { threads, batch_rows: 10, ..QueryLimits::default() };
+        let options = QueryOptions { limits, cancel: cancel.clone(), readable: None };
+        let query = || Query::prepare(&source, &Request::parse(range).unwrap(), options.clone()).unwrap();
+        let mut answer = query().run().unwrap();
+        assert!(answer.next_batch().unwrap().is_some());
+        // Dropping joins the threads: a thread that waited for ever would hang the test here.
+        drop(query().run().unwrap());
+        let mut other = query().run().unwrap();
+        assert!(other.next_batch().unwrap().is_some());
+        drop(other);
+        cancel.cancel();
+        let error = answer.find_map(Result::err).expect("the answer ends with the reason");
+        assert!(matches!(error, QueryError::Cancelled), "{error}");
+        assert!(answer.next_batch().unwrap().is_none(), "nothing follows an error");
+    }
+}
+
+#[test]
+fn a_limit_ends_the_work_early() {
+    let source = source(200, 200);
+    let request = r#"{"range": {"table": "t", "start": 0, "end": 9223372036854775807, "fields": ["v"], "limit": 205}}"#;
+    let rows = ask(&source, request).unwrap();
+    assert_eq!(rows.len(), 205);
+    assert_eq!(rows[204], [Cell::Text("truck_0001".into()), Cell::I64(4 * SECOND), Cell::F64(4.0)]);
+}
+
+#[test]
+fn sums_do_not_depend_on_threads_or_slices_of_groups() {
+    // More devices than a slice; values whose sum depends on the order of additions.
+    let names: Vec<String> = (0..300).map(|i| format!("d{i:03}")).collect();
+    let devices = names
+        .iter()
+        .enumerate()
+        .map(|(i, name)| {
+            (
+                name.as_str(),
+                (0..7).map(|t| (t * SECOND, vec![Cell::F64(0.1 * (i as f64).exp2().sqrt() + t as f64)])).collect(),
+            )
+        })
+        .collect();
+    let source = MemorySource::new(&[("v", FieldType::F64)], devices);
+    let request = r#"{"downsample": {"table": "t", "start": 0, "end": 7000000000, "every": "3s", "group": "all", "aggregates": ["sum", "count"]}}"#;
+    let answers: Vec<_> = [1, 2, 5]
+        .map(|threads| {
+            let limits = QueryLimits { threads, ..QueryLimits::default() };
+            ask_with(&source, request, QueryOptions { limits, ..QueryOptions::default() }).unwrap()
+        })
+        .into();
+    assert_eq!(answers[0].len(), 3);
+    assert_eq!(answers[0][0][3], Cell::I64(900));
+    assert!(answers.iter().all(|a| *a == answers[0]));
+}
