@@ -49,6 +49,10 @@ impl store::Store for IngestStore {
         })
     }
 
+    fn skip(&self, producer: ProducerId, seq: SeqNo) {
+        let _ = (producer, seq);
+    }
+
     fn last_settled(&self, producer: ProducerId, device: &str) -> u64 {
         let SeqNo(last) = self.0.last_settled(producer, device);
         last
@@ -87,8 +91,8 @@ impl Store for QueryStore {
         let summary = |device: tidewell_engine::DeviceInfo| DeviceSummary {
             id: device.id,
             attributes: device.attributes,
-            first_seen_ns: device.first_seen_ns,
-            last_seen_ns: device.last_seen_ns,
+            first_seen_ns: device.first_seen_ns.unwrap_or(0),
+            last_seen_ns: device.last_seen_ns.unwrap_or(0),
         };
         devices.into_iter().map(summary).collect()
     }

@@ -96,11 +96,6 @@ impl Truck {
         }
     }
 
-    /// Whether the rules of the demo call the row at `step` too hot.
-    pub fn is_hot(&self, step: i64) -> bool {
-        self.hot.contains(&step)
-    }
-
     /// Steps at which it is too hot for long.
     pub fn hot_steps(&self) -> std::ops::Range<i64> {
         self.hot.clone()
@@ -180,7 +175,7 @@ mod tests {
         assert_eq!(times, whole.times);
         let Some(Column { values: Values::F64(temperature), .. }) = whole.field("engine_temperature") else { panic!("type") };
         for (step, value) in temperature.iter().enumerate() {
-            assert_eq!(*value > HOT, truck.is_hot(step as i64), "{step}");
+            assert_eq!(*value > HOT, truck.hot_steps().contains(&(step as i64)), "{step}");
         }
         assert_eq!(truck.hot_steps().count(), 120);
         whole.check(&tidewell_codec::BatchLimits::default()).unwrap();

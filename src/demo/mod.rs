@@ -112,7 +112,8 @@ async fn story(args: &DemoArgs, folder: &Path) -> Result<()> {
     }
     let took = node.stop()?;
     println!("The node was told to stop (SIGTERM), drained, sealed, synced and ended with 0 after {} ms.", took.as_millis());
-    println!("Go on with your own:");
+    println!("Go on with a node of your own:\n  tidewell serve --data-dir ./data");
+    println!("and in another terminal, once it has rows (tidewell load --help, tidewell bench ingest --help):");
     examples(None);
     Ok(())
 }
@@ -158,22 +159,22 @@ impl Drive {
             clock.tick().await;
             self.tick.send_replace(tick);
             if tick == TUNNEL_TICKS.start {
-                progress(live, true, tick, self, "");
+                erase(live);
                 line("tunnel", &format!("{} drives into a tunnel; its rows wait on board", device(TUNNEL)));
             }
             if tick == KILL_TICK {
-                progress(live, true, tick, self, "");
+                erase(live);
                 self.crash(node, options).await?;
                 clock.reset();
             }
             if tick == TUNNEL_TICKS.end {
-                progress(live, true, tick, self, "");
+                erase(live);
                 line("tunnel", &format!("{} is out of the tunnel and sends {} late rows", device(TUNNEL), thousands(self.backlog.load(Ordering::Relaxed))));
             }
-            progress(live, tick % 25 == 0, tick, self, "");
+            progress(live, tick, self);
             ensure!(!node.has_ended(), "the node ended by itself; its log is {}", options.log.display());
         }
-        progress(live, true, TICKS, self, "");
+        erase(live);
         Ok(())
     }
 
@@ -249,22 +250,30 @@ async fn one_truck(
     Ok(rows)
 }
 
-fn progress(live: bool, milestone: bool, tick: i64, drive: &Drive, end: &str) {
+/// One line that is written over on a terminal, and a line for each quarter elsewhere.
+fn progress(live: bool, tick: i64, drive: &Drive) {
     let text = format!(
-        "  {:>3}%  {} rows sent, {} acknowledged",
+        "{:>3} %     {} rows sent, {} acknowledged",
         tick * 100 / TICKS,
         thousands(drive.sent.load(Ordering::Relaxed)),
         thousands(drive.acknowledged())
     );
     let mut out = std::io::stdout().lock();
-    let _ = match (live, milestone) {
-        // One line that is written over; what follows begins on a fresh one.
-        (true, false) => write!(out, "\r\x1b[K{text}{end}"),
-        (true, true) => write!(out, "\r\x1b[K"),
-        (false, true) if tick % 25 == 0 => writeln!(out, "{text}{end}"),
-        (false, _) => Ok(()),
+    let _ = match live {
+        true => write!(out, "\r\x1b[K{text}"),
+        false if tick % 25 == 0 => writeln!(out, "{text}"),
+        false => Ok(()),
     };
     let _ = out.flush();
+}
+
+/// Takes the line of `progress` away, so that the next one stays.
+fn erase(live: bool) {
+    if live {
+        let mut out = std::io::stdout().lock();
+        let _ = write!(out, "\r\x1b[K");
+        let _ = out.flush();
+    }
 }
 
 /// One step of the story.

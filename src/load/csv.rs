@@ -14,10 +14,10 @@ use super::times::TimeReader;
 use super::types::{Guess, Spelling, TypeOverride};
 use crate::failure::usage;
 
-/// Rows that are looked at before types are decided.
-const SAMPLE_ROWS: usize = 10_000;
-/// Bytes of the sample at most, for files with very long rows.
-const SAMPLE_BYTES: usize = 8 << 20;
+/// Rows that are kept to decide types when the input cannot be read twice.
+const SAMPLE_ROWS: usize = 100_000;
+/// Bytes of them at most.
+const SAMPLE_BYTES: usize = 32 << 20;
 
 /// What the caller says about CSV files.
 #[derive(Clone, Debug)]
@@ -38,6 +38,8 @@ pub struct CsvOptions {
     pub device: Device,
     /// Put before the device id.
     pub device_prefix: String,
+    /// Characters that are taken out of it.
+    pub device_strip: String,
     /// Columns that make the time, joined with a blank.
     pub time_columns: Vec<String>,
     /// Put before the time text.
@@ -75,6 +77,7 @@ struct Field {
 }
 
 /// The columns of one file.
+#[derive(Default)]
 struct Plan {
     width: usize,
     device: Option<usize>,
@@ -83,17 +86,27 @@ struct Plan {
     fields: Vec<Field>,
 }
 
-/// Reads one file into `sink`. `known` holds the type of each field name, from the node and from earlier files.
-///
-/// # Errors
-/// When the file cannot be read, its header lacks a named column, or the sink refuses to go on.
-pub fn read(input: Input, options: &CsvOptions, known: &mut HashMap<String, FieldType>, sink: &mut dyn Sink) -> Result<()> {
+/// An opened file after its header.
+struct Opened {
+    records: csv::Reader<Box<dyn BufRead + Send>>,
+    first_line: u64,
+    name: String,
+    width: usize,
+    plan: Plan,
+}
+
+impl Opened {
+    fn next(&mut self, record: &mut ByteRecord) -> Result<bool> {
+        self.records.read_byte_record(record).with_context(|| format!("read input: {}", self.name))
+    }
+}
+
+/// Reads up to the first row; `None` for an empty file.
+fn open(input: Input, options: &CsvOptions) -> Result<Option<Opened>> {
     let Input { name, stem, mut reader, .. } = input;
-    let mut line = 1u64;
     for _ in 0..options.skip_lines {
         let mut skipped = Vec::new();
         reader.read_until(b'\n', &mut skipped).with_context(|| format!("read input: {name}"))?;
-        line += 1;
     }
     let delimiter = match options.delimiter {
         Some(delimiter) => delimiter,
@@ -106,19 +119,18 @@ pub fn read(input: Input, options: &CsvOptions, known: &mut HashMap<String, Fiel
         .quoting(options.quotes)
         .buffer_capacity(256 * 1024)
         .from_reader(reader);
-    let first_line = line - 1;
-    let mut record = ByteRecord::new();
-    let mut next = |record: &mut ByteRecord| -> Result<bool> { records.read_byte_record(record).with_context(|| format!("read input: {name}")) };
-
     let header = match &options.columns {
         Some(columns) => columns.clone(),
         None => {
-            if !next(&mut record)? {
+            let mut record = ByteRecord::new();
+            if !records.read_byte_record(&mut record).with_context(|| format!("read input: {name}"))? {
                 tracing::warn!(file = name, "the file is empty");
-                return Ok(());
+                return Ok(None);
             }
             let cells: Option<Vec<String>> = record.iter().map(|cell| text_of(cell, options.latin1)).collect();
-            let mut header = cells.ok_or_else(|| usage(format!("read header: {name}: expected UTF-8, found other bytes; try --encoding latin-1")))?;
+            let mut header = cells.ok_or_else(|| {
+                usage(format!("read header: {name}: expected UTF-8, found other bytes; try --encoding latin-1"))
+            })?;
             if let Some(first) = header.first_mut()
                 && let Some(rest) = first.strip_prefix('\u{feff}')
             {
@@ -128,35 +140,104 @@ pub fn read(input: Input, options: &CsvOptions, known: &mut HashMap<String, Fiel
         }
     };
     let plan = plan(&name, &stem, &header, options)?;
-    let mut sample = Vec::new();
-    let mut sample_bytes = 0;
-    while sample.len() < SAMPLE_ROWS && sample_bytes < SAMPLE_BYTES && next(&mut record)? {
-        sample_bytes += record.as_slice().len();
-        sample.push(record.clone());
-    }
-    // Rows whose time cannot be read say nothing about types: they will be refused anyway.
-    let times = options.times.clone();
-    let mut rows = RowReader {
-        options,
-        plan,
-        times,
-        latin1: vec![String::new(); header.len()],
-        time: String::new(),
-        device: String::new(),
-    };
-    let good: Vec<bool> = sample.iter().map(|record| rows.has_time(record)).collect();
-    rows.times = options.times.clone();
-    let good = sample.iter().zip(good).filter(|(_, good)| *good).map(|(record, _)| record);
-    decide_types(&mut rows.plan, good, options, known);
+    Ok(Some(Opened { records, first_line: options.skip_lines as u64, name, width: header.len(), plan }))
+}
 
-    for record in &sample {
-        if let Flow::Stop = rows.take(record, first_line, known, sink)? {
+/// Takes every row of one file into account for the types of its fields.
+///
+/// # Errors
+/// When the file cannot be read or its header lacks a named column.
+pub fn survey(input: Input, options: &CsvOptions, guesses: &mut HashMap<String, Guess>) -> Result<()> {
+    let Some(mut opened) = open(input, options)? else { return Ok(()) };
+    let plan = std::mem::take(&mut opened.plan);
+    let fields: Vec<(usize, String)> = plan.fields.iter().map(|f| (f.column, f.name.clone())).collect();
+    let mut seen: Vec<Guess> = fields.iter().map(|(_, name)| guesses.get(name).copied().unwrap_or_default()).collect();
+    let mut rows = RowReader::new(options, plan, opened.width);
+    let mut record = ByteRecord::new();
+    while opened.next(&mut record)? {
+        // Rows whose time cannot be read say nothing about types: they will be refused anyway.
+        if !rows.has_time(&record) {
+            continue;
+        }
+        for (guess, (column, _)) in seen.iter_mut().zip(&fields) {
+            see(guess, record.get(*column).unwrap_or_default(), options);
+        }
+    }
+    guesses.extend(fields.into_iter().map(|(_, name)| name).zip(seen));
+    Ok(())
+}
+
+fn see(guess: &mut Guess, cell: &[u8], options: &CsvOptions) {
+    match std::str::from_utf8(cell) {
+        Ok(text) => guess.see(text.trim(), &options.spelling),
+        Err(_) if options.latin1 => guess.see("text", &options.spelling),
+        Err(_) => {}
+    }
+}
+
+impl CsvOptions {
+    /// The type that the caller gave to a column.
+    fn named_type(&self, header: &str, field: &str) -> Option<FieldType> {
+        self.types.iter().find(|t| t.column == header || t.column == field).map(|t| t.field_type)
+    }
+
+    /// The type of a column with these cells; `None` when all were empty.
+    pub fn type_of(&self, guess: Guess) -> Option<FieldType> {
+        match guess.field_type() {
+            Some(FieldType::I64 | FieldType::F64) if self.types.iter().any(|t| t.column == "*") => {
+                self.types.iter().find(|t| t.column == "*").map(|t| t.field_type)
+            }
+            other => other,
+        }
+    }
+
+    /// Whether the caller decided about the type of this field.
+    pub fn overrides(&self, field: &str) -> bool {
+        self.types.iter().any(|t| t.column == field || clean_name(&t.column) == field)
+    }
+}
+
+/// Reads one file into `sink`. `known` holds the type of each field name, from the node and from surveys; what is in
+/// neither is decided by the first rows.
+///
+/// # Errors
+/// When the file cannot be read, its header lacks a named column, or the sink refuses to go on.
+pub fn read(input: Input, options: &CsvOptions, known: &mut HashMap<String, FieldType>, sink: &mut dyn Sink) -> Result<()> {
+    let Some(mut opened) = open(input, options)? else { return Ok(()) };
+    let first_line = opened.first_line;
+    let mut rows = RowReader::new(options, std::mem::take(&mut opened.plan), opened.width);
+    for field in &mut rows.plan.fields {
+        field.field_type = options.named_type(&field.header, &field.name).or_else(|| known.get(&field.name).copied());
+    }
+    let mut record = ByteRecord::new();
+    let mut sample = Vec::new();
+    if rows.plan.fields.iter().any(|f| f.field_type.is_none()) {
+        let mut sample_bytes = 0;
+        while sample.len() < SAMPLE_ROWS && sample_bytes < SAMPLE_BYTES && opened.next(&mut record)? {
+            sample_bytes += record.as_slice().len();
+            sample.push(record.clone());
+        }
+        let good: Vec<bool> = sample.iter().map(|record| rows.has_time(record)).collect();
+        rows.times = options.times.clone();
+        for field in rows.plan.fields.iter_mut().filter(|f| f.field_type.is_none()) {
+            let mut guess = Guess::default();
+            for (record, _) in sample.iter().zip(&good).filter(|(_, good)| **good) {
+                see(&mut guess, record.get(field.column).unwrap_or_default(), options);
+            }
+            field.field_type = options.type_of(guess);
+        }
+    }
+    for field in &rows.plan.fields {
+        if let Some(field_type) = field.field_type {
+            known.insert(field.name.clone(), field_type);
+        }
+    }
+    for record in sample.drain(..) {
+        if let Flow::Stop = rows.take(&record, first_line, known, sink)? {
             return Ok(());
         }
     }
-    let full_sample = sample.len() == SAMPLE_ROWS || sample_bytes >= SAMPLE_BYTES;
-    drop(sample);
-    while full_sample && next(&mut record)? {
+    while opened.next(&mut record)? {
         if let Flow::Stop = rows.take(&record, first_line, known, sink)? {
             break;
         }
@@ -240,36 +321,6 @@ fn shown(header: &[String]) -> String {
     text
 }
 
-fn decide_types<'r>(
-    plan: &mut Plan,
-    sample: impl Iterator<Item = &'r ByteRecord> + Clone,
-    options: &CsvOptions,
-    known: &mut HashMap<String, FieldType>,
-) {
-    let all_numbers = options.types.iter().find(|t| t.column == "*").map(|t| t.field_type);
-    for field in &mut plan.fields {
-        let named = options.types.iter().find(|t| t.column == field.header || t.column == field.name);
-        field.field_type = named.map(|t| t.field_type).or_else(|| known.get(&field.name).copied()).or_else(|| {
-            let mut guess = Guess::default();
-            for record in sample.clone() {
-                let cell = record.get(field.column).unwrap_or_default();
-                match std::str::from_utf8(cell) {
-                    Ok(text) => guess.see(text.trim(), &options.spelling),
-                    Err(_) if options.latin1 => guess.see("text", &options.spelling),
-                    Err(_) => {}
-                }
-            }
-            match guess.field_type() {
-                Some(FieldType::I64 | FieldType::F64) if all_numbers.is_some() => all_numbers,
-                other => other,
-            }
-        });
-        if let Some(field_type) = field.field_type {
-            known.insert(field.name.clone(), field_type);
-        }
-    }
-}
-
 /// Turns records into rows, with buffers that are used again.
 struct RowReader<'o> {
     options: &'o CsvOptions,
@@ -281,7 +332,12 @@ struct RowReader<'o> {
     device: String,
 }
 
-impl RowReader<'_> {
+impl<'o> RowReader<'o> {
+    fn new(options: &'o CsvOptions, plan: Plan, width: usize) -> Self {
+        let latin1 = vec![String::new(); width];
+        Self { options, plan, times: options.times.clone(), latin1, time: String::new(), device: String::new() }
+    }
+
     fn take(&mut self, record: &ByteRecord, first_line: u64, known: &mut HashMap<String, FieldType>, sink: &mut dyn Sink) -> Result<Flow> {
         let line = first_line + record.position().map_or(0, |p| p.line());
         // A blank line is nothing, not a bad row; the reader itself only skips lines that are quite empty.
@@ -337,12 +393,12 @@ impl RowReader<'_> {
                 if self.options.spelling.is_null(id) {
                     return Err("the device is empty".into());
                 }
-                if self.options.device_prefix.is_empty() {
+                if self.options.device_prefix.is_empty() && self.options.device_strip.is_empty() {
                     id
                 } else {
                     self.device.clear();
                     self.device.push_str(&self.options.device_prefix);
-                    self.device.push_str(id);
+                    self.device.extend(id.chars().filter(|c| !self.options.device_strip.contains(*c)));
                     &self.device
                 }
             }

@@ -74,6 +74,9 @@ pub struct LoadArgs {
     /// Put before each device id
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, help_heading = "Devices")]
     pub device_prefix: String,
+    /// Characters taken out of each device id, e.g. ',' of "1,072" (CSV)
+    #[arg(long, value_name = "CHARS", default_value = "", hide_default_value = true, help_heading = "Devices")]
+    pub device_strip: String,
     /// Tag that holds the device id (line protocol) [default: `device`, or the only tag]
     #[arg(long, value_name = "TAG", help_heading = "Devices")]
     pub device_tag: Option<String>,
@@ -119,7 +122,10 @@ pub struct LoadArgs {
     #[arg(long, help_heading = "CSV")]
     pub decimal_comma: bool,
 
-    /// Types of columns instead of what a sample of 10,000 rows suggests; `*=f64` makes every number column f64
+    /// Types of columns instead of what the files suggest (i64, else f64, bool, utf8); `*=f64` makes every number f64
+    ///
+    /// Files are read twice: first to find types that fit every row, then to send. Of standard input the first 100,000 rows
+    /// decide. A field that the table has already keeps its type.
     #[arg(long, value_name = "COLUMN=TYPE,...", value_delimiter = ',', help_heading = "Fields")]
     pub types: Vec<types::TypeOverride>,
     /// Only these columns or fields
@@ -236,6 +242,7 @@ fn plan(args: &LoadArgs) -> Result<Plan> {
             latin1: args.encoding == Encoding::Latin1,
             device,
             device_prefix: args.device_prefix.clone(),
+            device_strip: args.device_strip.clone(),
             time_columns: args.time_column.clone(),
             time_prefix: args.time_prefix.clone(),
             times: TimeReader::new(args.time_format.clone(), args.time_unit, args.time_zone.clone()),
@@ -412,8 +419,9 @@ fn parse(
         report,
     );
     let mut files = 0;
-    let mut result = Ok(());
-    for path in &args.files {
+    let mut result = survey(args, &plan, &mut known, bar);
+    let paths: &[PathBuf] = if result.is_ok() { &args.files } else { &[] };
+    for path in paths {
         let outcome = input::open(path, args.format, count).and_then(|input| {
             sink.begin_file(&input.name);
             match (input.format, &plan.csv) {
@@ -441,6 +449,42 @@ fn parse(
     // What came before a bad line is good and is sent.
     let _: Flow = sink.finish();
     Parsed { files, rows: sink.rows, bad_lines: sink.bad_lines, stopped: sink.stopped, result }
+}
+
+/// Finds types that fit every row of the CSV files that can be read twice, before the first row is sent: a table keeps
+/// the type of a field for ever, so a column that turns out to have fractions after a million rows would be stuck.
+fn survey(args: &LoadArgs, plan: &Plan, known: &mut HashMap<String, FieldType>, bar: &ProgressBar) -> Result<()> {
+    let Some(options) = &plan.csv else { return Ok(()) };
+    let mut guesses = HashMap::new();
+    bar.set_message("looking at types");
+    for path in &args.files {
+        if !std::fs::metadata(path).is_ok_and(|data| data.is_file()) {
+            continue;
+        }
+        // A file that cannot be opened is told when its turn comes to be loaded.
+        if let Ok(input) = input::open(path, args.format, &BytesRead::default())
+            && input.format == Format::Csv
+        {
+            csv::survey(input, options, &mut guesses)?;
+        }
+    }
+    for (name, guess) in guesses {
+        let (Some(found), false) = (options.type_of(guess), options.overrides(&name)) else { continue };
+        match known.get(&name) {
+            None => {
+                known.insert(name, found);
+            }
+            Some(FieldType::I64) if found == FieldType::F64 => {
+                return Err(usage(format!(
+                    "load: field `{name}`: table `{}` has i64, the files have fractions; use another table, or leave the column out with --exclude, or another name with --rename",
+                    options.table
+                )));
+            }
+            // Whole numbers fit a column of doubles; anything else is told line by line.
+            Some(_) => {}
+        }
+    }
+    Ok(())
 }
 
 /// Types of the fields that the node already has, so that a file of whole numbers fits a column of doubles.

@@ -91,7 +91,7 @@ impl Guess {
         }
         self.seen += 1;
         // `1` and `0` are numbers unless the caller says otherwise, `96.0` is no integer by itself.
-        if text.parse::<i64>().is_err() {
+        if self.fraction || text.parse::<i64>().is_err() {
             match spelling.f64(text) {
                 Some(_) => self.fraction = true,
                 None => self.not_number += 1,

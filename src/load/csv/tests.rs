@@ -16,6 +16,7 @@ fn options() -> CsvOptions {
         latin1: false,
         device: Device::Column("device".into()),
         device_prefix: String::new(),
+        device_strip: String::new(),
         time_columns: vec!["time".into()],
         time_prefix: String::new(),
         times: TimeReader::new(TimeFormat::Auto, TimeUnit::Auto, TimeZone::UTC),
@@ -86,12 +87,13 @@ fn preamble_prefix_and_quotes_of_a_fleet_file() {
         skip_lines: 2,
         device: Device::Column("Bike".into()),
         device_prefix: "bike_".into(),
+        device_strip: ",".into(),
         time_columns: vec!["Date".into()],
         rename: HashMap::from([("Lat".to_owned(), "lat".to_owned())]),
         exclude: vec!["Route".into()],
         ..options()
     });
-    assert_eq!(loaded.batches[0].devices.get(0).0, "bike_1,072");
+    assert_eq!(loaded.batches[0].devices.get(0).0, "bike_1072");
     assert!(matches!(&loaded.column("lat").values, Values::F64(v) if v == &[42.11536666666667]));
     assert_eq!(loaded.batches[0].fields.len(), 1);
 }
@@ -165,4 +167,18 @@ fn missing_columns_and_bad_bytes_are_named() {
     let loaded = try_load(b"time,device,v\n2020-01-01,a,1\n2020-01-02,a,1.5\n", &CsvOptions { types: vec!["v=i64".parse().unwrap()], ..options() }, OnError::Stop).unwrap();
     assert!(loaded.stopped && loaded.reports[0].contains("--types 'v=f64'"), "{:?}", loaded.reports);
     assert_eq!(try_load(b"", &options(), OnError::Stop).unwrap().rows(), 0);
+}
+
+#[test]
+fn a_survey_sees_what_a_sample_would_miss() {
+    let mut text = "time,device,v,w\n".to_owned();
+    (0..3_000).for_each(|i| text += &format!("{i},a,{i},1\n"));
+    text += "3000,a,0.5,1\nnonsense,a,text,text\n";
+    let input = Input { name: "a.csv".into(), stem: "a".into(), format: Format::Csv, reader: Box::new(std::io::Cursor::new(text.into_bytes())) };
+    let mut guesses = HashMap::new();
+    survey(input, &options(), &mut guesses).unwrap();
+    assert_eq!(guesses["v"].field_type(), Some(FieldType::F64));
+    assert_eq!(guesses["w"].field_type(), Some(FieldType::I64));
+    let everything = CsvOptions { types: vec!["*=f64".parse().unwrap()], ..options() };
+    assert_eq!(everything.type_of(guesses["w"]), Some(FieldType::F64));
 }
