@@ -67,7 +67,7 @@ async fn senders_go_on_after_the_node_was_killed() {
         let client = client.clone();
         async move {
             for round in 0..300 {
-                let _delivery = client.send(batch(&["truck_1", "truck_2", "truck_3"], 20, round)).await.unwrap();
+                client.send(batch(&["truck_1", "truck_2", "truck_3"], 20, round)).await.unwrap();
                 tokio::time::sleep(Duration::from_millis(3)).await;
             }
             client.flush().await.unwrap();

@@ -177,14 +177,17 @@ impl<T: Table> RangeWork<T> {
 fn keep_inside(intervals: &[Interval], times: &[i64], matched: &mut [u64]) {
     let Some(&first) = times.first() else { return };
     let mut next = intervals.partition_point(|i| i.end < first);
-    for_each_bit(&matched.to_vec(), |row| {
-        while intervals.get(next).is_some_and(|i| i.end < times[row]) {
-            next += 1;
-        }
-        if intervals.get(next).is_none_or(|i| times[row] < i.start) {
-            matched[row / 64] &= !(1 << (row % 64));
-        }
-    });
+    for (index, word) in matched.iter_mut().enumerate() {
+        for_each_bit(&[*word], |bit| {
+            let time = times[index * 64 + bit];
+            while intervals.get(next).is_some_and(|i| i.end < time) {
+                next += 1;
+            }
+            if intervals.get(next).is_none_or(|i| time < i.start) {
+                *word &= !(1 << bit);
+            }
+        });
+    }
 }
 
 /// Clears all set bits but the first `count`.

@@ -3,6 +3,8 @@
 //! The traits mirror the engine's `Snapshot`, `TableView` and `Part` method by method. They exist so that answers can be
 //! tested against a naive store in memory; every use is generic, so no call in a loop goes through a table.
 
+mod snapshot;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -47,5 +49,6 @@ pub trait Part: Send + 'static {
     fn load_fields(&self, which: &[usize], rows: &mut Rows) -> Result<(), Error>;
 }
 
+mod engine;
 #[cfg(test)]
 pub(crate) mod memory;

@@ -1,15 +1,14 @@
-//! Owns what other threads tell a lane: outcomes of its batches, loss of a producer; does not act on it.
+//! Owns what others tell a lane: outcomes of its batches, loss of a producer, the node's end; does not act on it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tidewell_engine::Refusal;
+use tidewell_engine::{AppendSink, Refusal};
 use tokio::sync::Notify;
 
 use super::memory::Budget;
 use super::metrics::Metrics;
-use super::store::AppendSink;
 use crate::wire::ProducerId;
 
 /// What a lane is told.
@@ -19,6 +18,8 @@ pub(super) enum Letter {
     Settled(u64, Result<(), Refusal>),
     /// Another lane has resumed this producer.
     Fenced(ProducerId),
+    /// The node begins to stop.
+    Stopping,
 }
 
 /// What a batch in flight holds and will count for.

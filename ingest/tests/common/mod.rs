@@ -11,13 +11,12 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use tempfile::TempDir;
 use tidewell_codec::{Batch, BatchField, Column, DeviceRuns, Tier, Values, encode_batch};
-use tidewell_engine::{ProducerId, Refusal, RefusalCode, SeqNo};
+use tidewell_engine::{Append, ProducerId, Refusal, RefusalCode, SeqNo};
 use tidewell_ingest::authority::Authority;
 use tidewell_ingest::client::ClientConfig;
 use tidewell_ingest::grants::{Grants, GrantsConfig};
 use tidewell_ingest::identity::Identity;
-use tidewell_ingest::server::store::{Append, Store};
-use tidewell_ingest::server::{Server, ServerConfig};
+use tidewell_ingest::server::{Server, ServerConfig, Store};
 use tidewell_ingest::tls::{TlsFiles, TlsMaterial};
 use tidewell_ingest::wire::{self, BatchFrame, Frame, FrameReader, Hello, Received};
 
@@ -201,9 +200,9 @@ impl Store for MemoryStore {
 
     fn skip(&self, _producer: ProducerId, _seq: SeqNo) {} // this store never refuses for now
 
-    fn last_settled(&self, producer: ProducerId, device: &str) -> u64 {
+    fn last_settled(&self, producer: ProducerId, device: &str) -> SeqNo {
         let shard = tidewell_codec::shard_of(device, self.shards);
-        self.state.lock().settled.get(&(producer, shard)).copied().unwrap_or(0)
+        SeqNo(self.state.lock().settled.get(&(producer, shard)).copied().unwrap_or(0))
     }
 }
 

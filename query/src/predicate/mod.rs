@@ -63,6 +63,7 @@ impl Operator {
     }
 
     /// Applies the operator. False when `a` or `b` is NaN, `!=` included: NaN is never true in a comparison.
+    #[allow(clippy::double_comparisons, reason = "`a != b` is true for NaN")]
     #[inline(always)]
     fn holds<T: PartialOrd + PartialEq>(self, a: T, b: T) -> bool {
         match self {

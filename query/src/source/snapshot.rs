@@ -1,0 +1,58 @@
+//! Owns the engine's snapshot as a source of queries: each method is the engine's own.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tidewell_engine::{Error, FieldStats, Rows, Snapshot, TableSchema, TableView};
+
+use super::{Part, Source, Table};
+
+impl Source for Snapshot {
+    type Table = TableView;
+
+    fn tables(&self) -> Vec<Arc<TableSchema>> {
+        self.tables()
+    }
+
+    fn table(&self, name: &str) -> Option<TableView> {
+        self.table(name)
+    }
+
+    fn attributes(&self, device: &str) -> Option<Arc<BTreeMap<String, String>>> {
+        self.attributes(device)
+    }
+}
+
+impl Table for TableView {
+    type Part = tidewell_engine::Part;
+
+    fn schema(&self) -> &Arc<TableSchema> {
+        self.schema()
+    }
+
+    fn devices(&self) -> Result<Vec<Arc<str>>, Error> {
+        self.devices()
+    }
+
+    fn scan(&self, device: &str, start: i64, end: i64, fields: &[usize]) -> Result<Vec<Self::Part>, Error> {
+        self.scan(device, start, end, fields)
+    }
+}
+
+impl Part for tidewell_engine::Part {
+    fn time_range(&self) -> (i64, i64) {
+        self.time_range()
+    }
+
+    fn rows_max(&self) -> usize {
+        self.rows_max()
+    }
+
+    fn stats(&self, field: usize) -> Option<FieldStats> {
+        self.stats(field)
+    }
+
+    fn load_fields(&self, which: &[usize], rows: &mut Rows) -> Result<(), Error> {
+        self.load_fields(which, rows)
+    }
+}
