@@ -129,7 +129,11 @@ fn respond<B>(request: &Request<B>, facts: &dyn Facts) -> Response<Full<Bytes>> 
     let mut response = match path {
         "/metrics" => match metrics(facts) {
             Ok(text) => reply(StatusCode::OK, METRICS, text),
-            Err(error) => reply(StatusCode::INTERNAL_SERVER_ERROR, JSON, serde_json::json!({"error": error.to_string()}).to_string()),
+            Err(error) => reply(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                JSON,
+                serde_json::json!({"error": error.to_string()}).to_string(),
+            ),
         },
         "/healthz" => {
             let health = facts.health();
@@ -271,7 +275,12 @@ mod tests {
     async fn each_path_answers_and_others_are_refused() {
         let (status, text) = ask("GET", "/metrics", true).await;
         assert_eq!(status, StatusCode::OK);
-        for line in ["tidewell_rows_total{shard=\"0\"} 5", "tidewell_rows_total{shard=\"1\"} 7", "tidewell_memtable_bytes 1.5", "# EOF"] {
+        for line in [
+            "tidewell_rows_total{shard=\"0\"} 5",
+            "tidewell_rows_total{shard=\"1\"} 7",
+            "tidewell_memtable_bytes 1.5",
+            "# EOF",
+        ] {
             assert!(text.contains(line), "{line} in {text}");
         }
         assert_eq!(text.matches("# TYPE tidewell_rows counter").count(), 1, "{text}");

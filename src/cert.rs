@@ -18,16 +18,22 @@ pub const GRANTS_FILE: &str = "grants.toml";
 #[derive(Debug, Subcommand)]
 pub enum CertCommand {
     /// Make an authority: ca.pem, and node.pem and dev.pem signed by it
-    #[command(after_help = "Example:\n  tidewell cert init --tls-dir ./tls --host node1.example.org\n  tidewell serve --data-dir ./data --tls-dir ./tls")]
+    #[command(
+        after_help = "Example:\n  tidewell cert init --tls-dir ./tls --host node1.example.org\n  tidewell serve --data-dir ./data --tls-dir ./tls"
+    )]
     Init(InitArgs),
     /// A device: may write its own id
     #[command(after_help = "Example:\n  tidewell cert device truck_1 --tls-dir ./tls")]
     Device(DeviceArgs),
     /// A gateway: may write the ids that match its patterns
-    #[command(after_help = "Example:\n  tidewell cert gateway depot_north --devices 'truck_*,trailer_*' --tls-dir ./tls\n\nThe patterns go to grants.toml in the same folder; a running node reads it on SIGHUP.")]
+    #[command(
+        after_help = "Example:\n  tidewell cert gateway depot_north --devices 'truck_*,trailer_*' --tls-dir ./tls\n\nThe patterns go to grants.toml in the same folder; a running node reads it on SIGHUP."
+    )]
     Gateway(GatewayArgs),
     /// A reader: may ask about the ids that match its patterns
-    #[command(after_help = "Example:\n  tidewell cert reader dashboard --devices 'truck_*' --tls-dir ./tls\n  tidewell cert reader operator --role admin --tls-dir ./tls")]
+    #[command(
+        after_help = "Example:\n  tidewell cert reader dashboard --devices 'truck_*' --tls-dir ./tls\n  tidewell cert reader operator --role admin --tls-dir ./tls"
+    )]
     Reader(ReaderArgs),
 }
 
@@ -184,9 +190,14 @@ impl Grants {
     /// When it cannot be written.
     pub fn write(&self, folder: &Path) -> Result<()> {
         let path = folder.join(GRANTS_FILE);
-        let text = format!("# Who may write and read which devices. Read by the node at start and on SIGHUP.\n\n{}", toml::to_string_pretty(self).context("write grants")?);
+        let text = format!(
+            "# Who may write and read which devices. Read by the node at start and on SIGHUP.\n\n{}",
+            toml::to_string_pretty(self).context("write grants")?
+        );
         let temporary = path.with_extension("toml.tmp");
-        std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, &path)).with_context(|| format!("write grants: {}", path.display()))
+        std::fs::write(&temporary, text)
+            .and_then(|()| std::fs::rename(&temporary, &path))
+            .with_context(|| format!("write grants: {}", path.display()))
     }
 }
 
@@ -199,7 +210,10 @@ pub fn run(command: CertCommand) -> Result<u8> {
         CertCommand::Init(args) => {
             let dir = &args.tls_dir;
             if dir.join("ca.pem").exists() {
-                return Err(usage(format!("cert init: {}: there is an authority already; name another folder, or use it with cert device, gateway or reader", dir.display())));
+                return Err(usage(format!(
+                    "cert init: {}: there is an authority already; name another folder, or use it with cert device, gateway or reader",
+                    dir.display()
+                )));
             }
             let hosts: Vec<&str> = args.host.iter().map(String::as_str).collect();
             Authority::ensure_development_set(dir, &hosts).context("cert init")?;
@@ -238,12 +252,17 @@ fn told_grant(folder: &Path) {
 }
 
 fn check_patterns(patterns: &[String]) -> Result<()> {
-    tidewell_ingest::grants::Patterns::new("certificate", patterns).map(|_| ()).map_err(|e| usage(format!("flag --devices: {e}")))
+    tidewell_ingest::grants::Patterns::new("certificate", patterns)
+        .map(|_| ())
+        .map_err(|e| usage(format!("flag --devices: {e}")))
 }
 
 fn issue(folder: &Path, file: Option<&str>, name: &str, identity: Identity) -> Result<()> {
     if !folder.join("ca.pem").exists() {
-        return Err(usage(format!("cert: {}: no authority there; make one with `tidewell cert init --tls-dir {0}`", folder.display())));
+        return Err(usage(format!(
+            "cert: {}: no authority there; make one with `tidewell cert init --tls-dir {0}`",
+            folder.display()
+        )));
     }
     let limit = tidewell_ingest::identity::NAME_BYTES_MAX;
     if name.is_empty() || name.len() > limit {
@@ -261,7 +280,8 @@ fn issue(folder: &Path, file: Option<&str>, name: &str, identity: Identity) -> R
 }
 
 fn file_name(name: &str) -> String {
-    let safe: String = name.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' }).collect();
+    let safe: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' }).collect();
     // A leading dot would hide the file, a very long name does not fit a folder.
     safe.trim_start_matches('.').chars().take(100).collect()
 }
@@ -295,8 +315,23 @@ mod tests {
         assert!(dir.join("truck_1.pem").exists() && dir.join("truck_1-key.pem").exists());
         assert!(run(device("truck 1")).is_err(), "files are not overwritten");
         assert!(run(device("node")).is_err());
-        run(CertCommand::Gateway(GatewayArgs { name: "depot".into(), devices: vec!["truck_*".into()], tls_dir: dir.clone(), file: None })).unwrap();
+        run(CertCommand::Gateway(GatewayArgs {
+            name: "depot".into(),
+            devices: vec!["truck_*".into()],
+            tls_dir: dir.clone(),
+            file: None,
+        }))
+        .unwrap();
         assert_eq!(Grants::read(&dir).unwrap().gateways["depot"], ["truck_*"]);
-        assert!(run(CertCommand::Reader(ReaderArgs { name: "r".into(), devices: vec!["[".into()], role: ReaderRole::Reader, tls_dir: dir, file: None })).is_err());
+        assert!(
+            run(CertCommand::Reader(ReaderArgs {
+                name: "r".into(),
+                devices: vec!["[".into()],
+                role: ReaderRole::Reader,
+                tls_dir: dir,
+                file: None
+            }))
+            .is_err()
+        );
     }
 }

@@ -66,8 +66,14 @@ impl NodeProcess {
     pub fn start(options: &NodeOptions) -> Result<Self> {
         let begin = Instant::now();
         let program = std::env::current_exe().context("find this program")?;
-        let log = File::options().create(true).append(true).open(&options.log).with_context(|| format!("open log: {}", options.log.display()))?;
-        let address = |pick: fn(&Ready) -> SocketAddr| options.addresses.as_ref().map_or_else(|| "127.0.0.1:0".into(), |ready| pick(ready).to_string());
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(&options.log)
+            .with_context(|| format!("open log: {}", options.log.display()))?;
+        let address = |pick: fn(&Ready) -> SocketAddr| {
+            options.addresses.as_ref().map_or_else(|| "127.0.0.1:0".into(), |ready| pick(ready).to_string())
+        };
         let mut command = Command::new(program);
         // Settings of the user's own node must not reach this one.
         for (name, _) in std::env::vars_os() {
@@ -84,7 +90,8 @@ impl NodeProcess {
         for setting in &options.settings {
             command.args(["--set", setting]);
         }
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn().context("start a node")?;
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn().context("start a node")?;
         let stdout = child.stdout.take().context("output of the node")?;
         let (sender, receiver) = mpsc::channel();
         std::thread::spawn(move || {

@@ -104,7 +104,9 @@ pub fn resolve(address: &str) -> anyhow::Result<SocketAddr> {
         return Ok(address);
     }
     let mut found = address.to_socket_addrs().map_err(|e| {
-        crate::failure::usage(format!("resolve node address: {address}: expected HOST:PORT such as 127.0.0.1:4433 ({e})"))
+        crate::failure::usage(format!(
+            "resolve node address: {address}: expected HOST:PORT such as 127.0.0.1:4433 ({e})"
+        ))
     })?;
     // IPv4 first: a node that listens on 127.0.0.1 should answer to `localhost`.
     let all: Vec<SocketAddr> = found.by_ref().collect();

@@ -260,7 +260,8 @@ pub fn load(
     for (key, value, origin) in from_flags(args, log_flags)? {
         insert(&mut table, &key, value, &origin)?;
     }
-    let config: Config = table.try_into().map_err(|e: toml::de::Error| usage(format!("configuration: {}", e.message())))?;
+    let config: Config =
+        table.try_into().map_err(|e: toml::de::Error| usage(format!("configuration: {}", e.message())))?;
     config.check()?;
     Ok(config)
 }
@@ -271,7 +272,10 @@ fn read_file(path: &Path) -> Result<toml::Table> {
         .map_err(|e| usage(format!("read configuration: {shown}: {e}; give the path of a TOML file with --config")))?;
     let at = |e: &toml::de::Error| {
         let line = e.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
-        usage(format!("read configuration: {shown}:{line}: {}; `tidewell serve --print-config` shows all keys", e.message()))
+        usage(format!(
+            "read configuration: {shown}:{line}: {}; `tidewell serve --print-config` shows all keys",
+            e.message()
+        ))
     };
     // The typed reading comes first: it knows keys, types and the line of what is wrong.
     toml::from_str::<Config>(&text).map_err(|e| at(&e))?;
@@ -289,11 +293,8 @@ fn all_keys() -> Vec<String> {
             }
         }
     }
-    let filled = Config {
-        data_dir: Some(PathBuf::new()),
-        tls: TlsConfig { dir: Some(PathBuf::new()) },
-        ..Config::default()
-    };
+    let filled =
+        Config { data_dir: Some(PathBuf::new()), tls: TlsConfig { dir: Some(PathBuf::new()) }, ..Config::default() };
     let table = toml::Table::try_from(&filled).expect("the defaults are plain tables");
     let mut keys = Vec::new();
     walk("", &table, &mut keys);
@@ -369,7 +370,9 @@ fn insert(table: &mut toml::Table, key: &str, value: String, origin: &str) -> Re
 
 impl Config {
     fn check(&self) -> Result<()> {
-        let bad = |key: &str, found: String, expected: &str| Err(usage(format!("configuration: {key}: expected {expected}, found {found}")));
+        let bad = |key: &str, found: String, expected: &str| {
+            Err(usage(format!("configuration: {key}: expected {expected}, found {found}")))
+        };
         let engine = &self.engine;
         if engine.shards.0 > 256 {
             return bad("engine.shards", engine.shards.0.to_string(), "0 (one for two cores) to 256");
@@ -389,7 +392,11 @@ impl Config {
             return bad("ingest.connections_max", self.ingest.connections_max.0.to_string(), "1 to 1048576");
         }
         if self.ingest.in_flight < Size(16 << 20) {
-            return bad("ingest.in_flight", self.ingest.in_flight.to_string(), "16MiB (one batch of the largest size) or more");
+            return bad(
+                "ingest.in_flight",
+                self.ingest.in_flight.to_string(),
+                "16MiB (one batch of the largest size) or more",
+            );
         }
         if self.query.concurrent_max.0 == 0 {
             return bad("query.concurrent_max", "0".into(), "1 or more");

@@ -71,7 +71,12 @@ impl Target {
         let tls_dir = match (&args.tls_dir, &last) {
             (Some(dir), _) => dir.clone(),
             (None, Some(last)) => last.tls_dir.clone(),
-            (None, None) => return Err(usage(format!("connect to {named}: no certificates; add --tls-dir DIR with ca.pem and {0}.pem, {0}-key.pem", args.cert))),
+            (None, None) => {
+                return Err(usage(format!(
+                    "connect to {named}: no certificates; add --tls-dir DIR with ca.pem and {0}.pem, {0}-key.pem",
+                    args.cert
+                )));
+            }
         };
         // The other address of the same node is known when it is the last one; else it is the next port, as by default.
         let same = |known: &str| resolve(known).is_ok_and(|known| known == address);
@@ -85,8 +90,18 @@ impl Target {
             (Purpose::Ingest, None) => (Some(address), neighbour(true).map(|a| a.to_string())),
             (Purpose::Query, None) => (neighbour(false), Some(named.clone())),
         };
-        let host = named.rsplit_once(':').map(|(host, _)| host).filter(|host| !host.starts_with('[') && host.parse::<std::net::IpAddr>().is_err());
-        Ok(Self { ingest, query, tls_dir, cert: args.cert.clone(), server_name: host.map(str::to_owned), remembered: false })
+        let host = named
+            .rsplit_once(':')
+            .map(|(host, _)| host)
+            .filter(|host| !host.starts_with('[') && host.parse::<std::net::IpAddr>().is_err());
+        Ok(Self {
+            ingest,
+            query,
+            tls_dir,
+            cert: args.cert.clone(),
+            server_name: host.map(str::to_owned),
+            remembered: false,
+        })
     }
 
     /// The QUIC address.
@@ -102,7 +117,10 @@ impl Target {
     /// # Errors
     /// When certificates cannot be read or the node does not answer.
     pub async fn query_client(&self) -> Result<QueryClient> {
-        let address = self.query.as_deref().ok_or_else(|| usage("connect: the query address is not known; name it with --node"))?;
+        let address = self
+            .query
+            .as_deref()
+            .ok_or_else(|| usage("connect: the query address is not known; name it with --node"))?;
         let options = ClientOptions::from_tls_dir(address, &self.tls_dir, &self.cert)
             .context("read certificates")
             .map_err(|e| e.context(format!("connect to {address}")))?;
@@ -222,7 +240,11 @@ impl Feed {
             if let Some((since, reason)) = &*self.fate.away_since.lock()
                 && since.elapsed() > AWAY_MAX
             {
-                return anyhow!("send to {}: the node is away for {} s: {reason}; run the same command again when it is back", self.address, AWAY_MAX.as_secs());
+                return anyhow!(
+                    "send to {}: the node is away for {} s: {reason}; run the same command again when it is back",
+                    self.address,
+                    AWAY_MAX.as_secs()
+                );
             }
         }
     }

@@ -10,6 +10,7 @@
 
 pub mod admin;
 pub mod bench;
+pub mod callers;
 pub mod cert;
 pub mod child;
 pub mod cli;
@@ -20,7 +21,6 @@ pub mod failure;
 pub mod inspect;
 pub mod last_node;
 pub mod load;
-pub mod node;
 pub mod output;
 pub mod query;
 pub mod serve;

@@ -6,7 +6,8 @@ use std::io::Write;
 use anyhow::{Context, Result, bail};
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{
-    DataType, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, Schema, TimeUnit, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    DataType, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, Schema, TimeUnit, UInt8Type, UInt16Type,
+    UInt32Type, UInt64Type,
 };
 use arrow::ipc::writer::StreamWriter;
 
@@ -258,7 +259,9 @@ fn integer(array: &dyn Array, row: usize) -> Result<i128> {
 }
 
 fn timestamp_ns(array: &dyn Array, row: usize, unit: &TimeUnit) -> Result<i64> {
-    use arrow::datatypes::{TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType};
+    use arrow::datatypes::{
+        TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
+    };
     Ok(match unit {
         TimeUnit::Nanosecond => array.as_primitive::<TimestampNanosecondType>().value(row),
         TimeUnit::Microsecond => array.as_primitive::<TimestampMicrosecondType>().value(row).saturating_mul(1_000),
@@ -268,7 +271,9 @@ fn timestamp_ns(array: &dyn Array, row: usize, unit: &TimeUnit) -> Result<i64> {
 }
 
 fn duration_ns(array: &dyn Array, row: usize, unit: &TimeUnit) -> Result<i64> {
-    use arrow::datatypes::{DurationMicrosecondType, DurationMillisecondType, DurationNanosecondType, DurationSecondType};
+    use arrow::datatypes::{
+        DurationMicrosecondType, DurationMillisecondType, DurationNanosecondType, DurationSecondType,
+    };
     Ok(match unit {
         TimeUnit::Nanosecond => array.as_primitive::<DurationNanosecondType>().value(row),
         TimeUnit::Microsecond => array.as_primitive::<DurationMicrosecondType>().value(row).saturating_mul(1_000),
@@ -347,7 +352,9 @@ fn json_text(text: &str) -> String {
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{BooleanArray, DurationNanosecondArray, Float64Array, Int64Array, StringArray, TimestampNanosecondArray};
+    use arrow::array::{
+        BooleanArray, DurationNanosecondArray, Float64Array, Int64Array, StringArray, TimestampNanosecondArray,
+    };
 
     use super::*;
 

@@ -16,16 +16,24 @@ use crate::units::Span;
 #[derive(Debug, Subcommand)]
 pub enum QueryCommand {
     /// Rows of a range of time, ordered by device and time
-    #[command(after_help = "Example:\n  tidewell query range --table readings --devices truck_1 --last 1h --where 'velocity > 50' --limit 20")]
+    #[command(
+        after_help = "Example:\n  tidewell query range --table readings --devices truck_1 --last 1h --where 'velocity > 50' --limit 20"
+    )]
     Range(RangeArgs),
     /// The last value of each field, one row per device
-    #[command(after_help = "Example:\n  tidewell query latest --table readings --glob 'truck_*' --fields velocity,fuel_state")]
+    #[command(
+        after_help = "Example:\n  tidewell query latest --table readings --glob 'truck_*' --fields velocity,fuel_state"
+    )]
     Latest(LatestArgs),
     /// Aggregates per window of time
-    #[command(after_help = "Example:\n  tidewell query downsample --table readings --every 1h --aggregates mean,max,count --fields velocity --group all")]
+    #[command(
+        after_help = "Example:\n  tidewell query downsample --table readings --every 1h --aggregates mean,max,count --fields velocity --group all"
+    )]
     Downsample(DownsampleArgs),
     /// Intervals in which a condition held
-    #[command(after_help = "Example:\n  tidewell query threshold --table readings --where 'engine_temperature > 110' --for 5m --max-gap 1m")]
+    #[command(
+        after_help = "Example:\n  tidewell query threshold --table readings --where 'engine_temperature > 110' --for 5m --max-gap 1m"
+    )]
     Threshold(ThresholdArgs),
     /// SQL (not in this release)
     Sql(SqlArgs),
@@ -199,7 +207,9 @@ pub async fn run(command: QueryCommand) -> Result<u8> {
         QueryCommand::Downsample(args) => (downsample_request(&args, now_ns)?, args.ask),
         QueryCommand::Threshold(args) => (threshold_request(&args, now_ns)?, args.ask),
         QueryCommand::Sql(_) => {
-            return Err(usage("query sql: not in this release; use query range, latest, downsample or threshold, or read the Arrow answers (--format arrow) with DuckDB or DataFusion"));
+            return Err(usage(
+                "query sql: not in this release; use query range, latest, downsample or threshold, or read the Arrow answers (--format arrow) with DuckDB or DataFusion",
+            ));
         }
     };
     if ask.print_request {
@@ -258,12 +268,16 @@ fn closed_pipe(error: anyhow::Error) -> Result<u8> {
 
 /// The clock, as the store counts.
 pub fn now_ns() -> i64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX))
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX))
 }
 
 /// `now`, `now-15m`, a date, or what requests take: RFC 3339 or nanoseconds.
 fn time(text: &str, flag: &str, now_ns: i64) -> Result<Value> {
-    let bad = |found: &str| usage(format!("flag {flag}: expected RFC 3339, a date, nanoseconds, now or now-15m, found `{found}`"));
+    let bad = |found: &str| {
+        usage(format!("flag {flag}: expected RFC 3339, a date, nanoseconds, now or now-15m, found `{found}`"))
+    };
     if let Some(rest) = text.strip_prefix("now") {
         let shift = |span: &str| -> Result<i64> {
             let span: Span = span.parse().map_err(|_| bad(text))?;
@@ -314,8 +328,9 @@ fn scope_of(args: &ScopeArgs) -> Result<Map<String, Value>> {
     } else if !args.attribute.is_empty() {
         let mut attributes = Map::new();
         for pair in &args.attribute {
-            let (name, value) =
-                pair.split_once('=').ok_or_else(|| usage(format!("flag --attribute: expected NAME=VALUE, found `{pair}`")))?;
+            let (name, value) = pair
+                .split_once('=')
+                .ok_or_else(|| usage(format!("flag --attribute: expected NAME=VALUE, found `{pair}`")))?;
             attributes.insert(name.into(), value.into());
         }
         request.insert("devices".into(), json!({ "attributes": attributes }));
@@ -335,11 +350,17 @@ fn put<T: serde::Serialize>(request: &mut Map<String, Value>, key: &str, value: 
 /// The raw request, when there is one; it must be of the named kind.
 fn raw(args: &ScopeArgs, kind: &str) -> Result<Option<String>> {
     let Some(text) = &args.json_request else { return Ok(None) };
-    let text = if text == "-" { std::io::read_to_string(std::io::stdin()).context("read request: standard input")? } else { text.clone() };
+    let text = if text == "-" {
+        std::io::read_to_string(std::io::stdin()).context("read request: standard input")?
+    } else {
+        text.clone()
+    };
     let value: Value = serde_json::from_str(&text).map_err(|e| usage(format!("flag --json-request: {e}")))?;
     match value.as_object().and_then(|o| o.keys().next()) {
         Some(key) if key == kind => Ok(Some(text)),
-        Some(key) => Err(usage(format!("flag --json-request: expected a `{kind}` request, found `{key}`; use `tidewell query {key}`"))),
+        Some(key) => Err(usage(format!(
+            "flag --json-request: expected a `{kind}` request, found `{key}`; use `tidewell query {key}`"
+        ))),
         None => Err(usage(format!("flag --json-request: expected {{\"{kind}\": {{...}}}}"))),
     }
 }
@@ -435,9 +456,15 @@ mod tests {
             request("range --table readings --devices a,b --start 2026-01-01 --end now-15m --fields v --where v>~50 --limit 7").unwrap(),
             "{\"range\":{\"table\":\"readings\",\"devices\":[\"a\",\"b\"],\"fields\":[\"v\"],\"start\":\"2026-01-01T00:00:00.000000000Z\",\"end\":\"2025-12-31T23:45:00.000000000Z\",\"where\":\"v> 50\",\"limit\":7}}"
         );
-        assert_eq!(request("latest --table t --glob truck_*").unwrap(), "{\"latest\":{\"table\":\"t\",\"devices\":{\"glob\":\"truck_*\"}}}");
+        assert_eq!(
+            request("latest --table t --glob truck_*").unwrap(),
+            "{\"latest\":{\"table\":\"t\",\"devices\":{\"glob\":\"truck_*\"}}}"
+        );
         let text = request("downsample --table t --last 1h --every 1d --timezone Europe/Berlin --aggregates min,max --group attribute:fleet --fill linear --attribute fleet=north").unwrap();
-        assert!(text.contains("\"start\":\"2025-12-31T23:00:00.000000000Z\",\"end\":\"2026-01-01T00:00:00.000000000Z\""), "{text}");
+        assert!(
+            text.contains("\"start\":\"2025-12-31T23:00:00.000000000Z\",\"end\":\"2026-01-01T00:00:00.000000000Z\""),
+            "{text}"
+        );
         let text = request("threshold --table t --where v>1 --for 5m --max-gap 1m --return devices").unwrap();
         assert!(text.contains("\"start\":-9223372036854775808"), "{text}");
     }

@@ -14,24 +14,24 @@ use parking_lot::RwLock;
 use serde_json::json;
 use tidewell_engine::clock::SystemClock;
 use tidewell_engine::storage::Disk;
-use tidewell_engine::{Engine, EngineConfig, Error as EngineError, RecoveryReport};
+use tidewell_engine::{Engine, EngineConfig, Error as EngineError, RecoveryReport, ShardFigures};
 use tidewell_ingest::authority::Authority;
 use tidewell_ingest::grants::SharedGrants;
 use tidewell_ingest::server::{self, Server, ServerConfig, StartError};
 use tidewell_ingest::tls::{TlsFiles, TlsMaterial};
 use tidewell_query::QueryLimits;
-use tidewell_query::flight::{self, FlightLimits, FlightQueries};
+use tidewell_query::flight::{self, EngineStore, FlightLimits, FlightQueries};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::admin::{self, Facts, Health, Sample, Value};
+use crate::callers::Callers;
 use crate::cert::{GRANTS_FILE, Grants};
 use crate::cli::GlobalArgs;
 use crate::config::{self, Config, ServeArgs};
 use crate::failure::{EXIT_FAILED, EXIT_OK, usage};
 use crate::last_node::{self, LastNode};
-use crate::node::{Callers, IngestStore, QueryStore, total};
 use crate::units::{human_bytes, thousands};
 
 /// How long connections may take to leave when the node stops.
@@ -79,7 +79,7 @@ async fn node(args: ServeArgs, global: GlobalArgs, config: Config) -> Result<u8>
     let ingest_addr = ingest.local_addr().context("ingest address")?;
     let callers = Arc::new(Callers::new(tls.grants.clone(), tls.material.revoked().context("revocation list")?));
     let service = FlightQueries::new(
-        Arc::new(QueryStore { engine: engine.clone(), ingest: ingest.metrics().clone(), limits: QueryLimits::default() }),
+        Arc::new(EngineStore::new(engine.clone(), QueryLimits::default())),
         callers.clone(),
         FlightLimits {
             queries: config.query.concurrent_max.0 as usize,
@@ -90,10 +90,21 @@ async fn node(args: ServeArgs, global: GlobalArgs, config: Config) -> Result<u8>
     );
     let query_tls = Arc::new(RwLock::new(query_config(&tls.material)?));
     let source = query_tls.clone();
-    let query = tokio::spawn(flight::serve_flight(query_listener, Some(Arc::new(move || source.read().clone())), service, async move {
-        let _ = query_stopped.await;
-    }));
-    let parts = Parts { engine: engine.clone(), ingest: ingest.metrics().clone(), ingest_addr, query_addr, data_dir: data_dir.clone() };
+    let query = tokio::spawn(flight::serve_flight(
+        query_listener,
+        Some(Arc::new(move || source.read().clone())),
+        service,
+        async move {
+            let _ = query_stopped.await;
+        },
+    ));
+    let parts = Parts {
+        engine: engine.clone(),
+        ingest: ingest.metrics().clone(),
+        ingest_addr,
+        query_addr,
+        data_dir: data_dir.clone(),
+    };
     state.parts.set(parts).ok().expect("only this function sets it");
     state.phase.store(READY, Ordering::Release);
 
@@ -191,24 +202,31 @@ impl StopSignals {
 /// Makes the folder and checks that files can be made in it, before anything else takes time.
 fn prepare_data_dir(dir: &Path) -> Result<PathBuf> {
     let shown = dir.display();
-    std::fs::create_dir_all(dir)
-        .map_err(|e| anyhow!("make data directory: {shown}: {e}; choose a folder that this user may write with --data-dir"))?;
+    std::fs::create_dir_all(dir).map_err(|e| {
+        anyhow!("make data directory: {shown}: {e}; choose a folder that this user may write with --data-dir")
+    })?;
     let probe = dir.join(format!(".probe-{}", std::process::id()));
-    std::fs::write(&probe, b"")
-        .and_then(|()| std::fs::remove_file(&probe))
-        .map_err(|e| anyhow!("write data directory: {shown}: {e}; choose a folder that this user may write with --data-dir"))?;
+    std::fs::write(&probe, b"").and_then(|()| std::fs::remove_file(&probe)).map_err(|e| {
+        anyhow!("write data directory: {shown}: {e}; choose a folder that this user may write with --data-dir")
+    })?;
     std::path::absolute(dir).with_context(|| format!("data directory: {shown}"))
 }
 
 async fn bind(address: SocketAddr, what: &str, flag: &str) -> Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| anyhow!("listen on the {what} address: {address}: {}", bind_advice(&error, flag)))
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| anyhow!("listen on the {what} address: {address}: {}", bind_advice(&error, flag)))
 }
 
 fn bind_advice(error: &std::io::Error, flag: &str) -> String {
     match error.kind() {
-        std::io::ErrorKind::AddrInUse => format!("the port is in use, perhaps by another node; stop that one or choose another with {flag} (port 0 takes a free one)"),
+        std::io::ErrorKind::AddrInUse => format!(
+            "the port is in use, perhaps by another node; stop that one or choose another with {flag} (port 0 takes a free one)"
+        ),
         std::io::ErrorKind::AddrNotAvailable => format!("this machine has no such address; choose another with {flag}"),
-        std::io::ErrorKind::PermissionDenied => format!("{error}; ports below 1024 need a privilege, choose another with {flag}"),
+        std::io::ErrorKind::PermissionDenied => {
+            format!("{error}; ports below 1024 need a privilege, choose another with {flag}")
+        }
         _ => format!("{error}; choose another address with {flag}"),
     }
 }
@@ -227,7 +245,11 @@ impl Tls {
         let dir = config.tls.dir.clone().unwrap_or_else(|| data_dir.join("tls"));
         if development {
             // Devices may come through the addresses that were asked for, so the certificate names them too.
-            let named: Vec<String> = [config.ingest_addr.ip(), config.query_addr.ip()].into_iter().filter(|ip| !ip.is_unspecified()).map(|ip| ip.to_string()).collect();
+            let named: Vec<String> = [config.ingest_addr.ip(), config.query_addr.ip()]
+                .into_iter()
+                .filter(|ip| !ip.is_unspecified())
+                .map(|ip| ip.to_string())
+                .collect();
             let hosts: Vec<&str> = named.iter().map(String::as_str).collect();
             let made = Authority::ensure_development_set(&dir, &hosts).context("make development certificates")?;
             if !dir.join(GRANTS_FILE).exists() {
@@ -240,7 +262,9 @@ impl Tls {
             }
             let public = |ip: IpAddr| !ip.is_loopback();
             if public(config.ingest_addr.ip()) || public(config.query_addr.ip()) {
-                tracing::warn!("a development authority serves an address that other machines can reach; make certificates with `tidewell cert init` and name them with --tls-dir");
+                tracing::warn!(
+                    "a development authority serves an address that other machines can reach; make certificates with `tidewell cert init` and name them with --tls-dir"
+                );
             }
         }
         let material = Self::material(&dir)?;
@@ -251,10 +275,17 @@ impl Tls {
     fn material(dir: &Path) -> Result<TlsMaterial> {
         for file in ["ca.pem", "node.pem", "node-key.pem"] {
             if !dir.join(file).exists() {
-                return Err(usage(format!("read certificates: {}: expected ca.pem, node.pem and node-key.pem, {file} is missing; make them with `tidewell cert init --tls-dir {0}`", dir.display())));
+                return Err(usage(format!(
+                    "read certificates: {}: expected ca.pem, node.pem and node-key.pem, {file} is missing; make them with `tidewell cert init --tls-dir {0}`",
+                    dir.display()
+                )));
             }
         }
-        TlsMaterial::load(&TlsFiles::in_dir(dir, "node")).map_err(|e| anyhow!("read certificates: {e}; replace the file, or make new ones with `tidewell cert init --tls-dir DIR`"))
+        TlsMaterial::load(&TlsFiles::in_dir(dir, "node")).map_err(|e| {
+            anyhow!(
+                "read certificates: {e}; replace the file, or make new ones with `tidewell cert init --tls-dir DIR`"
+            )
+        })
     }
 
     fn grants(dir: &Path, config: &Config) -> Result<Grants> {
@@ -268,7 +299,14 @@ fn query_config(material: &TlsMaterial) -> Result<Arc<rustls::ServerConfig>> {
 }
 
 /// New certificates, revocations and grants; what cannot be read leaves the old ones in use.
-fn reload_tls(args: &ServeArgs, global: &GlobalArgs, tls: &Tls, ingest: &Server, callers: &Callers, query: &RwLock<Arc<rustls::ServerConfig>>) {
+fn reload_tls(
+    args: &ServeArgs,
+    global: &GlobalArgs,
+    tls: &Tls,
+    ingest: &Server,
+    callers: &Callers,
+    query: &RwLock<Arc<rustls::ServerConfig>>,
+) {
     let reload = || -> Result<usize> {
         let config = config::load(args, global, std::env::vars())?;
         let grants = Tls::grants(&tls.dir, &config)?.compile()?;
@@ -283,8 +321,13 @@ fn reload_tls(args: &ServeArgs, global: &GlobalArgs, tls: &Tls, ingest: &Server,
         Ok(closed)
     };
     match reload() {
-        Ok(closed) => tracing::info!(closed_connections = closed, "certificates, revocations and grants are read again"),
-        Err(error) => tracing::error!(error = crate::failure::one_line(&error), "reload failed; the old certificates and grants stay in use"),
+        Ok(closed) => {
+            tracing::info!(closed_connections = closed, "certificates, revocations and grants are read again")
+        }
+        Err(error) => tracing::error!(
+            error = crate::failure::one_line(&error),
+            "reload failed; the old certificates and grants stay in use"
+        ),
     }
 }
 
@@ -309,7 +352,9 @@ async fn open_engine(data_dir: &Path, config: &Config) -> Result<Arc<Engine>> {
     .context("open the engine")?;
     let (engine, report) = opened.map_err(|error| {
         let next = match &error {
-            EngineError::Corruption { .. } => "; `tidewell verify` lists all damage of the directory, restore it from a backup",
+            EngineError::Corruption { .. } => {
+                "; `tidewell verify` lists all damage of the directory, restore it from a backup"
+            }
             EngineError::Io { .. } => "; check the disk and who owns the files",
             _ => "",
         };
@@ -318,7 +363,12 @@ async fn open_engine(data_dir: &Path, config: &Config) -> Result<Arc<Engine>> {
     for finding in report.findings() {
         tracing::warn!(finding, "recovery");
     }
-    tracing::info!(segments = report.segments, log_records = report.records(), seconds = start.elapsed().as_secs_f64(), "opened the data directory");
+    tracing::info!(
+        segments = report.segments,
+        log_records = report.records(),
+        seconds = start.elapsed().as_secs_f64(),
+        "opened the data directory"
+    );
     Ok(Arc::new(engine))
 }
 
@@ -330,8 +380,10 @@ fn start_ingest(config: &Config, tls: &Tls, engine: &Arc<Engine>) -> Result<Serv
         max_future: config.engine.max_future.0,
         ..ServerConfig::default()
     };
-    Server::start(settings, &tls.material, tls.grants.clone(), Arc::new(IngestStore(engine.clone()))).map_err(|error| match error {
-        StartError::Bind { addr, source } => anyhow!("listen on the ingest address: {addr}: {}", bind_advice(&source, "--ingest-addr")),
+    Server::start(settings, &tls.material, tls.grants.clone(), engine.clone()).map_err(|error| match error {
+        StartError::Bind { addr, source } => {
+            anyhow!("listen on the ingest address: {addr}: {}", bind_advice(&source, "--ingest-addr"))
+        }
         other => anyhow!("start the ingest address: {other}"),
     })
 }
@@ -340,7 +392,11 @@ fn start_ingest(config: &Config, tls: &Tls, engine: &Arc<Engine>) -> Result<Serv
 fn remember(ingest: SocketAddr, query: SocketAddr, admin: SocketAddr, tls_dir: &Path, data_dir: &Path) {
     let reachable = |mut address: SocketAddr| {
         if address.ip().is_unspecified() {
-            address.set_ip(if address.is_ipv4() { IpAddr::from([127, 0, 0, 1]) } else { IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]) });
+            address.set_ip(if address.is_ipv4() {
+                IpAddr::from([127, 0, 0, 1])
+            } else {
+                IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])
+            });
         }
         address.to_string()
     };
@@ -355,7 +411,10 @@ fn remember(ingest: SocketAddr, query: SocketAddr, admin: SocketAddr, tls_dir: &
     if let Some(path) = last_node::path()
         && let Err(error) = note.remember(&path)
     {
-        tracing::info!(error = crate::failure::one_line(&error), "other commands will not find this node by themselves");
+        tracing::info!(
+            error = crate::failure::one_line(&error),
+            "other commands will not find this node by themselves"
+        );
     }
 }
 
@@ -391,9 +450,24 @@ impl State {
 impl Facts for State {
     fn samples(&self) -> Vec<Sample> {
         let mut samples = vec![
-            Sample { name: "build_info", help: "Version of the node", labels: vec![("version", env!("CARGO_PKG_VERSION").to_owned())], value: Value::Gauge(1.0) },
-            Sample { name: "uptime_seconds", help: "Seconds since the start", labels: Vec::new(), value: Value::Gauge(self.started.elapsed().as_secs_f64()) },
-            Sample { name: "ready", help: "1 while the node accepts batches and answers queries", labels: Vec::new(), value: Value::Gauge(f64::from(self.phase.load(Ordering::Acquire) == READY)) },
+            Sample {
+                name: "build_info",
+                help: "Version of the node",
+                labels: vec![("version", env!("CARGO_PKG_VERSION").to_owned())],
+                value: Value::Gauge(1.0),
+            },
+            Sample {
+                name: "uptime_seconds",
+                help: "Seconds since the start",
+                labels: Vec::new(),
+                value: Value::Gauge(self.started.elapsed().as_secs_f64()),
+            },
+            Sample {
+                name: "ready",
+                help: "1 while the node accepts batches and answers queries",
+                labels: Vec::new(),
+                value: Value::Gauge(f64::from(self.phase.load(Ordering::Acquire) == READY)),
+            },
         ];
         let Some(parts) = self.parts.get() else { return samples };
         samples.extend(shard_samples(&parts.engine));
@@ -408,7 +482,7 @@ impl Facts for State {
         detail.insert("uptime_seconds".into(), json!(self.started.elapsed().as_secs()));
         let Some(parts) = self.parts.get() else { return Health { ready: false, healthy: true, detail } };
         let shards = parts.engine.figures();
-        let numbers = |wanted: fn(&tidewell_engine::ShardFigures) -> bool| -> Vec<usize> {
+        let numbers = |wanted: fn(&ShardFigures) -> bool| -> Vec<usize> {
             shards.iter().enumerate().filter(|(_, shard)| wanted(shard)).map(|(number, _)| number).collect()
         };
         let (poisoned, full) = (numbers(|s| s.poisoned), numbers(|s| s.disk_full));
@@ -422,7 +496,10 @@ impl Facts for State {
     }
 
     fn summary(&self) -> Vec<(String, String)> {
-        let mut lines = vec![("Version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()), ("State".to_owned(), self.phase().to_owned())];
+        let mut lines = vec![
+            ("Version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+            ("State".to_owned(), self.phase().to_owned()),
+        ];
         let Some(parts) = self.parts.get() else { return lines };
         let all = total(&parts.engine.figures());
         let mut line = |title: &str, value: String| lines.push((title.to_owned(), value));
@@ -439,8 +516,38 @@ impl Facts for State {
     }
 }
 
+/// The sum of all shards; what is a maximum or a last value is the greatest.
+fn total(shards: &[ShardFigures]) -> ShardFigures {
+    let mut all = ShardFigures::default();
+    for shard in shards {
+        all.batches += shard.batches;
+        all.duplicate_batches += shard.duplicate_batches;
+        all.refused_batches += shard.refused_batches;
+        all.rows += shard.rows;
+        all.log_bytes += shard.log_bytes;
+        all.log_syncs += shard.log_syncs;
+        all.log_sync_last_us = all.log_sync_last_us.max(shard.log_sync_last_us);
+        all.log_sync_max_us = all.log_sync_max_us.max(shard.log_sync_max_us);
+        all.memtable_bytes += shard.memtable_bytes;
+        all.memtables_sealed += shard.memtables_sealed;
+        all.flushes += shard.flushes;
+        all.flush_bytes += shard.flush_bytes;
+        all.compactions += shard.compactions;
+        all.compaction_bytes += shard.compaction_bytes;
+        all.stalls += shard.stalls;
+        all.queued += shard.queued;
+        all.producers += shard.producers;
+        all.disk_full |= shard.disk_full;
+        all.poisoned |= shard.poisoned;
+        all.segments += shard.segments;
+        all.segment_bytes += shard.segment_bytes;
+        all.segment_rows += shard.segment_rows;
+    }
+    all
+}
+
 fn shard_samples(engine: &Engine) -> Vec<Sample> {
-    type Read = fn(&tidewell_engine::ShardFigures) -> u64;
+    type Read = fn(&ShardFigures) -> u64;
     const COUNTERS: [(&str, &str, Read); 11] = [
         ("batches", "Batches applied", |s| s.batches),
         ("duplicate_batches", "Batches acknowledged again and not applied again", |s| s.duplicate_batches),
@@ -471,10 +578,20 @@ fn shard_samples(engine: &Engine) -> Vec<Sample> {
     let mut samples = Vec::new();
     let label = |number: usize| vec![("shard", number.to_string())];
     for (name, help, read) in COUNTERS {
-        samples.extend(shards.iter().enumerate().map(|(n, s)| Sample { name, help, labels: label(n), value: Value::Counter(read(s)) }));
+        samples.extend(shards.iter().enumerate().map(|(n, s)| Sample {
+            name,
+            help,
+            labels: label(n),
+            value: Value::Counter(read(s)),
+        }));
     }
     for (name, help, read) in GAUGES {
-        samples.extend(shards.iter().enumerate().map(|(n, s)| Sample { name, help, labels: label(n), value: Value::Gauge(read(s) as f64) }));
+        samples.extend(shards.iter().enumerate().map(|(n, s)| Sample {
+            name,
+            help,
+            labels: label(n),
+            value: Value::Gauge(read(s) as f64),
+        }));
     }
     samples
 }
@@ -487,7 +604,11 @@ fn ingest_samples(ingest: &server::Metrics) -> Vec<Sample> {
         ("ingest_in_flight_bytes", "Bytes of batches between arrival and settlement", &ingest.in_flight_bytes),
     ];
     let counters = [
-        ("ingest_accepted_connections", "Connections with a verified certificate since the start", &ingest.connections_total),
+        (
+            "ingest_accepted_connections",
+            "Connections with a verified certificate since the start",
+            &ingest.connections_total,
+        ),
         ("ingest_failed_handshakes", "Handshakes that failed", &ingest.handshakes_failed),
         ("ingest_refused_connections", "Connection attempts over a bound", &ingest.refused),
         ("ingest_retried_connections", "Connection attempts that had to prove their address", &ingest.retried),
@@ -500,13 +621,28 @@ fn ingest_samples(ingest: &server::Metrics) -> Vec<Sample> {
         ("ingest_queue_waits", "Times that a lane waited for a shard's queue", &ingest.queue_waits),
     ];
     let mut samples = Vec::new();
-    samples.extend(gauges.map(|(name, help, c)| Sample { name, help, labels: Vec::new(), value: Value::Gauge(c.value() as f64) }));
-    samples.extend(counters.map(|(name, help, c)| Sample { name, help, labels: Vec::new(), value: Value::Counter(c.value()) }));
+    samples.extend(gauges.map(|(name, help, c)| Sample {
+        name,
+        help,
+        labels: Vec::new(),
+        value: Value::Gauge(c.value() as f64),
+    }));
+    samples.extend(counters.map(|(name, help, c)| Sample {
+        name,
+        help,
+        labels: Vec::new(),
+        value: Value::Counter(c.value()),
+    }));
     for (name, help, label, counts) in [
         ("ingest_nacks", "Batches refused, by reason", "code", ingest.nacks()),
         ("ingest_lane_ends", "Lanes ended by the node, by reason", "code", ingest.lane_ends()),
     ] {
-        samples.extend(counts.into_iter().map(|(code, count)| Sample { name, help, labels: vec![(label, code.to_owned())], value: Value::Counter(count) }));
+        samples.extend(counts.into_iter().map(|(code, count)| Sample {
+            name,
+            help,
+            labels: vec![(label, code.to_owned())],
+            value: Value::Counter(count),
+        }));
     }
     samples
 }

@@ -25,8 +25,9 @@ pub enum LogFormat {
 /// # Errors
 /// When `filter` is not understood.
 pub fn start(format: LogFormat, filter: &str) -> Result<()> {
-    let filter = EnvFilter::try_new(filter)
-        .map_err(|e| usage(format!("log filter: `{filter}`: {e}; write a level such as info or warn,tidewell_engine=debug")))?;
+    let filter = EnvFilter::try_new(filter).map_err(|e| {
+        usage(format!("log filter: `{filter}`: {e}; write a level such as info or warn,tidewell_engine=debug"))
+    })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -167,7 +167,8 @@ mod tests {
 
     #[test]
     fn durations_need_a_unit_and_read_back() {
-        for (text, ns) in [("10s", 10_000_000_000), ("250ms", 250_000_000), ("1.5h", 5_400_000_000_000), ("3us", 3000)] {
+        for (text, ns) in [("10s", 10_000_000_000), ("250ms", 250_000_000), ("1.5h", 5_400_000_000_000), ("3us", 3000)]
+        {
             assert_eq!(text.parse::<Span>().unwrap().0.as_nanos(), ns, "{text}");
             assert_eq!(Span(Duration::from_nanos(ns as u64)).to_string().parse::<Span>().unwrap().0.as_nanos(), ns);
         }

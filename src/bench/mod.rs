@@ -7,4 +7,6 @@ pub enum BenchCommand {
     Ingest,
 }
 /// stub
-pub async fn run(_args: BenchCommand) -> Result<u8> { Ok(0) }
+pub async fn run(_args: BenchCommand) -> Result<u8> {
+    Ok(0)
+}

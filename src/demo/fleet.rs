@@ -104,7 +104,8 @@ impl Truck {
     /// The next `rows` rows, the first of them at `start_ns` plus the steps so far.
     pub fn drive(&mut self, rows: usize, start_ns: i64) -> Batch {
         let mut columns: [Vec<f64>; 8] = std::array::from_fn(|_| Vec::with_capacity(rows));
-        let (mut load, mut status, mut times) = (Vec::with_capacity(rows), Vec::with_capacity(rows), Vec::with_capacity(rows));
+        let (mut load, mut status, mut times) =
+            (Vec::with_capacity(rows), Vec::with_capacity(rows), Vec::with_capacity(rows));
         for _ in 0..rows {
             times.push(start_ns + self.step * STEP_NS);
             let temperature = if self.hot.contains(&self.step) || self.spike.contains(&self.step) {
@@ -129,12 +130,24 @@ impl Truck {
             status.push(self.status);
             self.advance();
         }
-        let names = ["latitude", "longitude", "elevation", "velocity", "heading", "fuel_consumption", "fuel_state", "engine_temperature"];
+        let names = [
+            "latitude",
+            "longitude",
+            "elevation",
+            "velocity",
+            "heading",
+            "fuel_consumption",
+            "fuel_state",
+            "engine_temperature",
+        ];
         let whole = |values| Column { values: Values::I64(values), validity: None };
         let mut fields: Vec<BatchField> = names
             .iter()
             .zip(columns)
-            .map(|(name, values)| BatchField { name: (*name).to_owned(), column: Column { values: Values::F64(values), validity: None } })
+            .map(|(name, values)| BatchField {
+                name: (*name).to_owned(),
+                column: Column { values: Values::F64(values), validity: None },
+            })
             .collect();
         fields.push(BatchField { name: "current_load".into(), column: whole(load) });
         fields.push(BatchField { name: "status".into(), column: whole(status) });
@@ -173,7 +186,9 @@ mod tests {
         let parts: Vec<Batch> = (0..10).map(|_| truck.drive(100, 0)).collect();
         let times: Vec<i64> = parts.iter().flat_map(|b| b.times.clone()).collect();
         assert_eq!(times, whole.times);
-        let Some(Column { values: Values::F64(temperature), .. }) = whole.field("engine_temperature") else { panic!("type") };
+        let Some(Column { values: Values::F64(temperature), .. }) = whole.field("engine_temperature") else {
+            panic!("type")
+        };
         for (step, value) in temperature.iter().enumerate() {
             assert_eq!(*value > HOT, truck.hot_steps().contains(&(step as i64)), "{step}");
         }
@@ -184,7 +199,9 @@ mod tests {
     #[test]
     fn spikes_are_short() {
         let batch = Truck::new(3, 1_000).drive(1_000, 0);
-        let Some(Column { values: Values::F64(temperature), .. }) = batch.field("engine_temperature") else { panic!("type") };
+        let Some(Column { values: Values::F64(temperature), .. }) = batch.field("engine_temperature") else {
+            panic!("type")
+        };
         assert_eq!(temperature.iter().filter(|t| **t > HOT).count(), 4);
     }
 }

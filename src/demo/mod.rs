@@ -38,7 +38,9 @@ const KILL_TICK: i64 = 45;
 
 /// Flags of `demo`.
 #[derive(Clone, Debug, Args)]
-#[command(after_help = "The demo uses a temporary folder and free ports, needs no network and asks nothing. It checks what it shows and exits 1 when a check fails.")]
+#[command(
+    after_help = "The demo uses a temporary folder and free ports, needs no network and asks nothing. It checks what it shows and exits 1 when a check fails."
+)]
 pub struct DemoArgs {
     /// Leave the node serving after the demo, until Ctrl-C
     #[arg(long)]
@@ -75,7 +77,12 @@ async fn story(args: &DemoArgs, folder: &Path) -> Result<()> {
     println!("Tidewell demo: a node, {trucks} trucks, {hours} hours of driving in {} seconds\n", args.seconds);
 
     // 1. A node of its own process, so that it can be killed.
-    let options = NodeOptions { data_dir: folder.join("data"), log: folder.join("node.log"), addresses: None, settings: Vec::new() };
+    let options = NodeOptions {
+        data_dir: folder.join("data"),
+        log: folder.join("node.log"),
+        addresses: None,
+        settings: Vec::new(),
+    };
     let mut node = NodeProcess::start(&options)?;
     let ready = node.ready().clone();
     let options = NodeOptions { addresses: Some(ready.clone()), ..options };
@@ -111,7 +118,10 @@ async fn story(args: &DemoArgs, folder: &Path) -> Result<()> {
         return keep(node, folder).await;
     }
     let took = node.stop()?;
-    println!("The node was told to stop (SIGTERM), drained, sealed, synced and ended with 0 after {} ms.", took.as_millis());
+    println!(
+        "The node was told to stop (SIGTERM), drained, sealed, synced and ended with 0 after {} ms.",
+        took.as_millis()
+    );
     println!("Go on with a node of your own:\n  tidewell serve --data-dir ./data");
     println!("and in another terminal, once it has rows (tidewell load --help, tidewell bench ingest --help):");
     examples(None);
@@ -130,16 +140,27 @@ struct Drive {
 impl Drive {
     async fn start(node: &NodeProcess, trucks: usize, steps: i64, start_ns: i64) -> Result<Self> {
         let (tick, ticks) = watch::channel(0);
-        let mut drive = Self { tick, trucks: Vec::new(), clients: Vec::new(), sent: Arc::default(), backlog: Arc::default() };
+        let mut drive =
+            Self { tick, trucks: Vec::new(), clients: Vec::new(), sent: Arc::default(), backlog: Arc::default() };
         for number in 0..trucks {
             let target = node.target(&device(number));
             let mut config = client_config(&target)?;
             config.lanes = 1;
             // Trucks are impatient, so that the story after the crash goes on at once.
             config.backoff_max = Duration::from_millis(300);
-            let client = Client::connect(config, &material(&target)?).await.with_context(|| format!("connect {}", device(number)))?;
+            let client = Client::connect(config, &material(&target)?)
+                .await
+                .with_context(|| format!("connect {}", device(number)))?;
             let (sent, backlog) = (drive.sent.clone(), drive.backlog.clone());
-            drive.trucks.push(tokio::spawn(one_truck(number, steps, start_ns, client.clone(), ticks.clone(), sent, backlog)));
+            drive.trucks.push(tokio::spawn(one_truck(
+                number,
+                steps,
+                start_ns,
+                client.clone(),
+                ticks.clone(),
+                sent,
+                backlog,
+            )));
             drive.clients.push(client);
         }
         Ok(drive)
@@ -169,7 +190,14 @@ impl Drive {
             }
             if tick == TUNNEL_TICKS.end {
                 erase(live);
-                line("tunnel", &format!("{} is out of the tunnel and sends {} late rows", device(TUNNEL), thousands(self.backlog.load(Ordering::Relaxed))));
+                line(
+                    "tunnel",
+                    &format!(
+                        "{} is out of the tunnel and sends {} late rows",
+                        device(TUNNEL),
+                        thousands(self.backlog.load(Ordering::Relaxed))
+                    ),
+                );
             }
             progress(live, tick, self);
             ensure!(!node.has_ended(), "the node ended by itself; its log is {}", options.log.display());
@@ -184,14 +212,33 @@ impl Drive {
         // Acknowledgements that were already on the wire count: the node has promised them.
         tokio::time::sleep(Duration::from_millis(50)).await;
         let promised = self.acknowledged();
-        line("crash", &format!("kill -9 with {} rows acknowledged and {} under way", thousands(promised), thousands(self.sent.load(Ordering::Relaxed).saturating_sub(promised))));
+        line(
+            "crash",
+            &format!(
+                "kill -9 with {} rows acknowledged and {} under way",
+                thousands(promised),
+                thousands(self.sent.load(Ordering::Relaxed).saturating_sub(promised))
+            ),
+        );
         let restart = Instant::now();
         let options = options.clone();
-        *node = tokio::task::spawn_blocking(move || NodeProcess::start(&options)).await.context("restart the node")??;
+        *node =
+            tokio::task::spawn_blocking(move || NodeProcess::start(&options)).await.context("restart the node")??;
         let client = node.target("dev").query_client().await?;
         let found = count(&client, json!({}), i64::MIN, i64::MAX).await?;
-        ensure!(found >= promised, "after the crash: expected at least the {promised} rows that were acknowledged, found {found}");
-        line("restart", &format!("ready after {} ms; {} rows found, none of the {} acknowledged is missing", restart.elapsed().as_millis(), thousands(found), thousands(promised)));
+        ensure!(
+            found >= promised,
+            "after the crash: expected at least the {promised} rows that were acknowledged, found {found}"
+        );
+        line(
+            "restart",
+            &format!(
+                "ready after {} ms; {} rows found, none of the {} acknowledged is missing",
+                restart.elapsed().as_millis(),
+                thousands(found),
+                thousands(promised)
+            ),
+        );
         Ok(())
     }
 
@@ -199,14 +246,26 @@ impl Drive {
     async fn finish(self) -> Result<u64> {
         let mut rows = 0;
         for truck in self.trucks {
-            rows += tokio::time::timeout(Duration::from_secs(30), truck).await.context("a truck's last rows: no acknowledgement within 30 s")?.context("a truck")??;
+            rows += tokio::time::timeout(Duration::from_secs(30), truck)
+                .await
+                .context("a truck's last rows: no acknowledgement within 30 s")?
+                .context("a truck")??;
         }
         let acknowledged: u64 = self.clients.iter().map(|client| client.stats().rows.load(Ordering::Relaxed)).sum();
         let retries: u64 = self.clients.iter().map(|client| client.stats().retries.load(Ordering::Relaxed)).sum();
         ensure!(acknowledged >= rows, "expected {rows} rows acknowledged, found {acknowledged}");
         let bytes: u64 = self.clients.iter().map(|client| client.stats().payload_bytes.load(Ordering::Relaxed)).sum();
         let values = (rows * 10).max(1);
-        line("drive", &format!("{} rows, {} values, all acknowledged; {:.2} bytes a value on the wire{}", thousands(rows), thousands(values), bytes as f64 / values as f64, if retries > 0 { format!(", {retries} batches sent again") } else { String::new() }));
+        line(
+            "drive",
+            &format!(
+                "{} rows, {} values, all acknowledged; {:.2} bytes a value on the wire{}",
+                thousands(rows),
+                thousands(values),
+                bytes as f64 / values as f64,
+                if retries > 0 { format!(", {retries} batches sent again") } else { String::new() }
+            ),
+        );
         for client in self.clients {
             client.close(Duration::from_secs(2)).await;
         }
@@ -306,7 +365,14 @@ async fn check_counts(client: &QueryClient, sent: u64, trucks: usize, start_ns: 
     println!();
     let found = count(client, json!({}), start_ns, end_ns).await?;
     ensure!(found == sent, "rows read back: expected {sent}, found {found}");
-    line("check", &format!("{} rows read back of {} acknowledged, each once: nothing lost, nothing twice", thousands(found), thousands(sent)));
+    line(
+        "check",
+        &format!(
+            "{} rows read back of {} acknowledged, each once: nothing lost, nothing twice",
+            thousands(found),
+            thousands(sent)
+        ),
+    );
     let answer = client.query(&json!({"latest": {"table": TABLE}}).to_string()).await.context("latest")?;
     let rows: usize = answer.collect().await.context("latest")?.iter().map(arrow::array::RecordBatch::num_rows).sum();
     ensure!(rows == trucks, "latest: expected a row for each of {trucks} trucks, found {rows}");
@@ -323,9 +389,18 @@ async fn check_tunnel(client: &QueryClient, steps: i64, start_ns: i64, end_ns: i
         .context("rows of the tunnel")?;
     let mut expected = start_ns;
     for batch in &late {
-        let times = batch.column_by_name("time").context("the answer has no time")?.as_primitive::<arrow::datatypes::TimestampNanosecondType>();
+        let times = batch
+            .column_by_name("time")
+            .context("the answer has no time")?
+            .as_primitive::<arrow::datatypes::TimestampNanosecondType>();
         for &time in times.values() {
-            ensure!(time == expected, "rows of {}: expected one at {}, found {}", device(TUNNEL), rfc3339(expected), rfc3339(time));
+            ensure!(
+                time == expected,
+                "rows of {}: expected one at {}, found {}",
+                device(TUNNEL),
+                rfc3339(expected),
+                rfc3339(time)
+            );
             expected += STEP_NS;
         }
     }
@@ -341,18 +416,40 @@ async fn show_hours(client: &QueryClient, trucks: usize, start_ns: i64, end_ns: 
         "table": TABLE, "start": start_ns, "end": end_ns, "every": "3h", "group": "all",
         "fields": ["velocity", "engine_temperature"], "aggregates": ["mean", "max", "count"],
     }});
-    let batches = client.query(&request.to_string()).await.context("downsample")?.collect().await.context("downsample")?;
+    let batches =
+        client.query(&request.to_string()).await.context("downsample")?.collect().await.context("downsample")?;
     let took = begin.elapsed();
-    println!("\nVelocity and engine temperature of all trucks in windows of 3 hours ({:.1} ms):\n", took.as_secs_f64() * 1e3);
+    println!(
+        "\nVelocity and engine temperature of all trucks in windows of 3 hours ({:.1} ms):\n",
+        took.as_secs_f64() * 1e3
+    );
     println!("  {:<17} {:>10} {:>10} {:>12} {:>10}", "window", "mean km/h", "max km/h", "max engine C", "rows");
     let mut rows = 0;
     for batch in &batches {
-        let floats = |name: &str| -> Result<_> { Ok(batch.column_by_name(name).with_context(|| format!("the answer has no {name}"))?.as_primitive::<Float64Type>()) };
-        let times = batch.column_by_name("time").context("the answer has no time")?.as_primitive::<arrow::datatypes::TimestampNanosecondType>();
-        let counts = batch.column_by_name("velocity_count").context("the answer has no velocity_count")?.as_primitive::<Int64Type>();
+        let floats = |name: &str| -> Result<_> {
+            Ok(batch
+                .column_by_name(name)
+                .with_context(|| format!("the answer has no {name}"))?
+                .as_primitive::<Float64Type>())
+        };
+        let times = batch
+            .column_by_name("time")
+            .context("the answer has no time")?
+            .as_primitive::<arrow::datatypes::TimestampNanosecondType>();
+        let counts = batch
+            .column_by_name("velocity_count")
+            .context("the answer has no velocity_count")?
+            .as_primitive::<Int64Type>();
         let (mean, max, hot) = (floats("velocity_mean")?, floats("velocity_max")?, floats("engine_temperature_max")?);
         for row in 0..batch.num_rows() {
-            println!("  {:<17} {:>10.1} {:>10.1} {:>12.1} {:>10}", &rfc3339(times.value(row))[..16].replace('T', " "), mean.value(row), max.value(row), hot.value(row), thousands(counts.value(row) as u64));
+            println!(
+                "  {:<17} {:>10.1} {:>10.1} {:>12.1} {:>10}",
+                &rfc3339(times.value(row))[..16].replace('T', " "),
+                mean.value(row),
+                max.value(row),
+                hot.value(row),
+                thousands(counts.value(row) as u64)
+            );
             rows += counts.value(row) as u64;
         }
     }
@@ -365,9 +462,13 @@ async fn check_overheating(client: &QueryClient, steps: i64, start_ns: i64, end_
     let begin = Instant::now();
     let condition = format!("engine_temperature > {HOT:.0}");
     let request = json!({"threshold": {"table": TABLE, "start": start_ns, "end": end_ns, "where": condition, "for": "5m", "max_gap": "1m"}});
-    let batches = client.query(&request.to_string()).await.context("threshold")?.collect().await.context("threshold")?;
+    let batches =
+        client.query(&request.to_string()).await.context("threshold")?.collect().await.context("threshold")?;
     let took = begin.elapsed();
-    println!("\nWhich engines were hotter than {HOT:.0} degrees for 5 minutes or more? ({:.1} ms)\n", took.as_secs_f64() * 1e3);
+    println!(
+        "\nWhich engines were hotter than {HOT:.0} degrees for 5 minutes or more? ({:.1} ms)\n",
+        took.as_secs_f64() * 1e3
+    );
     let hot = Truck::new(OVERHEATING, steps).hot_steps();
     let expected = (device(OVERHEATING), start_ns + hot.start * STEP_NS, hot.end - hot.start);
     let mut found = Vec::new();
@@ -379,12 +480,24 @@ async fn check_overheating(client: &QueryClient, steps: i64, start_ns: i64, end_
         let devices = arrow::compute::cast(column("device")?, &arrow::datatypes::DataType::Utf8).context("device")?;
         let devices = devices.as_string::<i32>();
         for row in 0..batch.num_rows() {
-            println!("  {}  from {}  for {} minutes, {} rows, up to {:.1} degrees", devices.value(row), &rfc3339(starts.value(row))[..19].replace('T', " "), samples.value(row) * STEP_NS / 60_000_000_000, samples.value(row), max.value(row));
+            println!(
+                "  {}  from {}  for {} minutes, {} rows, up to {:.1} degrees",
+                devices.value(row),
+                &rfc3339(starts.value(row))[..19].replace('T', " "),
+                samples.value(row) * STEP_NS / 60_000_000_000,
+                samples.value(row),
+                max.value(row)
+            );
             found.push((devices.value(row).to_owned(), starts.value(row), samples.value(row)));
         }
     }
     if found != [expected.clone()] {
-        bail!("threshold: expected exactly one interval, {} from {} with {} rows, found {found:?}", expected.0, rfc3339(expected.1), expected.2);
+        bail!(
+            "threshold: expected exactly one interval, {} from {} with {} rows, found {found:?}",
+            expected.0,
+            rfc3339(expected.1),
+            expected.2
+        );
     }
     println!();
     line("check", &format!("exactly {}, as simulated; short peaks of other trucks are left out", expected.0));
@@ -407,7 +520,8 @@ async fn keep(mut node: NodeProcess, folder: &Path) -> Result<()> {
     println!("  certificates {}\n\nIn another terminal:", ready.tls_dir.display());
     examples((!remembered).then_some((ready.query_addr.to_string(), ready.tls_dir)));
     println!("\nCtrl-C stops it and removes its data.");
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).context("listen to SIGTERM")?;
+    let mut terminate =
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).context("listen to SIGTERM")?;
     tokio::select! {
         result = tokio::signal::ctrl_c() => result.context("wait for Ctrl-C")?,
         _ = terminate.recv() => {}

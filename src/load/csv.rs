@@ -202,7 +202,12 @@ impl CsvOptions {
 ///
 /// # Errors
 /// When the file cannot be read, its header lacks a named column, or the sink refuses to go on.
-pub fn read(input: Input, options: &CsvOptions, known: &mut HashMap<String, FieldType>, sink: &mut dyn Sink) -> Result<()> {
+pub fn read(
+    input: Input,
+    options: &CsvOptions,
+    known: &mut HashMap<String, FieldType>,
+    sink: &mut dyn Sink,
+) -> Result<()> {
     let Some(mut opened) = open(input, options)? else { return Ok(()) };
     let first_line = opened.first_line;
     let mut rows = RowReader::new(options, std::mem::take(&mut opened.plan), opened.width);
@@ -246,7 +251,8 @@ pub fn read(input: Input, options: &CsvOptions, known: &mut HashMap<String, Fiel
 }
 
 fn text_of(cell: &[u8], latin1: bool) -> Option<String> {
-    let text = if latin1 { cell.iter().map(|b| *b as char).collect() } else { std::str::from_utf8(cell).ok()?.to_owned() };
+    let text =
+        if latin1 { cell.iter().map(|b| *b as char).collect() } else { std::str::from_utf8(cell).ok()?.to_owned() };
     Some(text.trim().to_owned())
 }
 
@@ -270,7 +276,9 @@ fn plan(name: &str, stem: &str, header: &[String], options: &CsvOptions) -> Resu
         let mut found = header.iter().enumerate().filter(|(_, h)| *h == column);
         match (found.next(), found.next()) {
             (Some((at, _)), None) => Ok(at),
-            (Some(_), Some(_)) => Err(usage(format!("read header: {name}: column `{column}` ({flag}) is there more than once"))),
+            (Some(_), Some(_)) => {
+                Err(usage(format!("read header: {name}: column `{column}` ({flag}) is there more than once")))
+            }
             _ => Err(usage(format!(
                 "read header: {name}: expected a column `{column}` ({flag}), found {}; check --delimiter and --skip-lines",
                 shown(header)
@@ -289,7 +297,8 @@ fn plan(name: &str, stem: &str, header: &[String], options: &CsvOptions) -> Resu
     }
     let mut fields: Vec<Field> = Vec::new();
     for (column, title) in header.iter().enumerate() {
-        let wanted = if options.fields.is_empty() { !options.exclude.contains(title) } else { options.fields.contains(title) };
+        let wanted =
+            if options.fields.is_empty() { !options.exclude.contains(title) } else { options.fields.contains(title) };
         // A header that ends with the delimiter has an unnamed last column.
         if title.is_empty() || !wanted || Some(column) == device || times.contains(&column) {
             continue;
@@ -308,7 +317,10 @@ fn plan(name: &str, stem: &str, header: &[String], options: &CsvOptions) -> Resu
         fields.push(Field { column, header: title.clone(), name: field, field_type: None });
     }
     if fields.is_empty() {
-        bail!(usage(format!("read header: {name}: no column is left for a field, found {}; check --delimiter, --fields and --exclude", shown(header))));
+        bail!(usage(format!(
+            "read header: {name}: no column is left for a field, found {}; check --delimiter, --fields and --exclude",
+            shown(header)
+        )));
     }
     Ok(Plan { width: header.len(), device, device_constant, times, fields })
 }
@@ -338,7 +350,13 @@ impl<'o> RowReader<'o> {
         Self { options, plan, times: options.times.clone(), latin1, time: String::new(), device: String::new() }
     }
 
-    fn take(&mut self, record: &ByteRecord, first_line: u64, known: &mut HashMap<String, FieldType>, sink: &mut dyn Sink) -> Result<Flow> {
+    fn take(
+        &mut self,
+        record: &ByteRecord,
+        first_line: u64,
+        known: &mut HashMap<String, FieldType>,
+        sink: &mut dyn Sink,
+    ) -> Result<Flow> {
         let line = first_line + record.position().map_or(0, |p| p.line());
         // A blank line is nothing, not a bad row; the reader itself only skips lines that are quite empty.
         if record.len() <= 1 && record.get(0).is_none_or(|cell| cell.trim_ascii().is_empty()) {
@@ -355,11 +373,18 @@ impl<'o> RowReader<'o> {
         if record.len() < self.needed() {
             return false;
         }
-        let cell = |column: usize| std::str::from_utf8(record.get(column).unwrap_or_default()).map(str::trim).map_err(|e| e.to_string());
+        let cell = |column: usize| {
+            std::str::from_utf8(record.get(column).unwrap_or_default()).map(str::trim).map_err(|e| e.to_string())
+        };
         read_time(&self.plan.times, &self.options.time_prefix, &mut self.time, &mut self.times, cell).is_ok()
     }
 
-    fn row(&mut self, record: &ByteRecord, known: &mut HashMap<String, FieldType>, sink: &mut dyn Sink) -> Result<(), String> {
+    fn row(
+        &mut self,
+        record: &ByteRecord,
+        known: &mut HashMap<String, FieldType>,
+        sink: &mut dyn Sink,
+    ) -> Result<(), String> {
         let mut width = record.len();
         while width > self.plan.width && record.get(width - 1).is_some_and(|cell| cell.trim_ascii().is_empty()) {
             width -= 1;
@@ -424,7 +449,11 @@ impl<'o> RowReader<'o> {
                 }
             };
             let value = self.options.spelling.cell(text, field_type).map_err(|e| {
-                let hint = if field_type == FieldType::I64 { format!("; --types '{}=f64' takes fractions", field.header) } else { String::new() };
+                let hint = if field_type == FieldType::I64 {
+                    format!("; --types '{}=f64' takes fractions", field.header)
+                } else {
+                    String::new()
+                };
                 format!("column `{}`: {e}{hint}", field.header)
             })?;
             cells.push((buffer.field(&field.name, field_type)?, value));
@@ -434,7 +463,8 @@ impl<'o> RowReader<'o> {
 
     /// The last column that is used, plus one.
     fn needed(&self) -> usize {
-        let named = self.plan.fields.iter().map(|f| f.column).chain(self.plan.times.iter().copied()).chain(self.plan.device);
+        let named =
+            self.plan.fields.iter().map(|f| f.column).chain(self.plan.times.iter().copied()).chain(self.plan.device);
         named.max().map_or(0, |last| last + 1).max(self.plan.width.saturating_sub(1))
     }
 }

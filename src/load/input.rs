@@ -80,7 +80,10 @@ pub fn open(path: &Path, format: Format, count: &BytesRead) -> Result<Input> {
         Box::new(io::stdin())
     } else {
         let file = File::open(path).with_context(|| format!("open input: {name}"))?;
-        anyhow::ensure!(!file.metadata()?.is_dir(), "open input: {name}: expected a file, found a folder; name its files");
+        anyhow::ensure!(
+            !file.metadata()?.is_dir(),
+            "open input: {name}: expected a file, found a folder; name its files"
+        );
         Box::new(file)
     };
     let mut stored = BufReader::with_capacity(BUFFER_BYTES, Counting { inner: raw, count: count.clone() });
@@ -92,7 +95,8 @@ pub fn open(path: &Path, format: Format, count: &BytesRead) -> Result<Input> {
     let mut reader: Box<dyn BufRead + Send> = if magic.starts_with(&[0x1f, 0x8b]) {
         Box::new(BufReader::with_capacity(BUFFER_BYTES, flate2::bufread::MultiGzDecoder::new(stored)))
     } else if magic.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
-        let decoder = zstd::stream::read::Decoder::with_buffer(stored).with_context(|| format!("open input: {name}: zstd"))?;
+        let decoder =
+            zstd::stream::read::Decoder::with_buffer(stored).with_context(|| format!("open input: {name}: zstd"))?;
         Box::new(BufReader::with_capacity(BUFFER_BYTES, decoder))
     } else {
         Box::new(stored)

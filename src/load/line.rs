@@ -88,7 +88,10 @@ pub fn parse(text: &str) -> Result<Option<Line<'_>>, LineError> {
     }
     if at.take_blanks() {
         let rest = &text[at.at..];
-        line.time = Some(rest.parse().map_err(|_| LineError::Wrong(format!("expected a whole number as time, found `{}`", head(rest))))?);
+        line.time = Some(
+            rest.parse()
+                .map_err(|_| LineError::Wrong(format!("expected a whole number as time, found `{}`", head(rest))))?,
+        );
     } else if at.at < text.len() {
         return wrong(format!("expected `,`, a blank or the end, found `{}`", head(&text[at.at..])));
     }
@@ -163,7 +166,9 @@ impl<'a> Cursor<'a> {
             _ => match text.as_bytes().last() {
                 Some(b'i') => text[..text.len() - 1].parse().ok().map(Value::I64),
                 // Unsigned numbers of the upper half have no place in an i64.
-                Some(b'u') => text[..text.len() - 1].parse::<u64>().ok().and_then(|v| i64::try_from(v).ok()).map(Value::I64),
+                Some(b'u') => {
+                    text[..text.len() - 1].parse::<u64>().ok().and_then(|v| i64::try_from(v).ok()).map(Value::I64)
+                }
                 Some(b'0'..=b'9' | b'.') => text.parse().ok().map(Value::F64),
                 _ => None,
             },
@@ -209,7 +214,9 @@ mod tests {
 
     #[test]
     fn a_plain_line_has_all_its_parts() {
-        let line = line("weather,location=San\\ Francisco,kind=a wind=2.24,rain=0,n=5i,u=7u,ok=t,text=\"a b\" 1577836800000000000");
+        let line = line(
+            "weather,location=San\\ Francisco,kind=a wind=2.24,rain=0,n=5i,u=7u,ok=t,text=\"a b\" 1577836800000000000",
+        );
         assert_eq!(line.measurement, "weather");
         assert_eq!(line.tags, [("location".into(), "San Francisco".into()), ("kind".into(), "a".into())]);
         assert_eq!(
@@ -251,8 +258,24 @@ mod tests {
     #[test]
     fn wrong_lines_say_what_was_expected() {
         for text in [
-            "m", "m ", "m,t f=1", "m,t= f=1", "m f", "m f=", "m f=abc", "m f=1 x", "m f=1x", "m f=1,", "m f=18446744073709551615u", ",a=b f=1",
-            "m,a=1,a=2 f=1", "m f=\"a\"b", "m f=1 2 3", "m f=1 1.5", "m f=nan", "m f=inf",
+            "m",
+            "m ",
+            "m,t f=1",
+            "m,t= f=1",
+            "m f",
+            "m f=",
+            "m f=abc",
+            "m f=1 x",
+            "m f=1x",
+            "m f=1,",
+            "m f=18446744073709551615u",
+            ",a=b f=1",
+            "m,a=1,a=2 f=1",
+            "m f=\"a\"b",
+            "m f=1 2 3",
+            "m f=1 1.5",
+            "m f=nan",
+            "m f=inf",
         ] {
             assert!(matches!(parse(text), Err(LineError::Wrong(_))), "{text}: {:?}", parse(text));
         }

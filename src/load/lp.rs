@@ -125,7 +125,12 @@ fn row(line: &line::Line<'_>, options: &LpOptions, constant: Option<&str>, sink:
     let device_tag = match (&options.device_tag, constant) {
         (_, Some(_)) => None,
         (Some(tag), None) => Some(tag.as_str()),
-        (None, None) => match line.tags.iter().find(|(key, _)| key == "device").or(line.tags.first().filter(|_| line.tags.len() == 1)) {
+        (None, None) => match line
+            .tags
+            .iter()
+            .find(|(key, _)| key == "device")
+            .or(line.tags.first().filter(|_| line.tags.len() == 1))
+        {
             Some((key, _)) => Some(key.as_ref()),
             None => return Err(format!("no tag `device` among {}; name the tag with --device-tag", tag_names(line))),
         },
@@ -151,11 +156,16 @@ fn row(line: &line::Line<'_>, options: &LpOptions, constant: Option<&str>, sink:
                 TimeUnit::Us => 1_000,
                 TimeUnit::Ns | TimeUnit::Auto => 1,
             };
-            time.checked_mul(factor).ok_or_else(|| format!("time {time}: outside of 1677 to 2262; check --precision"))?
+            time.checked_mul(factor)
+                .ok_or_else(|| format!("time {time}: outside of 1677 to 2262; check --precision"))?
         }
     };
     let wanted = |name: &str| {
-        if options.fields.is_empty() { !options.exclude.iter().any(|e| e == name) } else { options.fields.iter().any(|f| f == name) }
+        if options.fields.is_empty() {
+            !options.exclude.iter().any(|e| e == name)
+        } else {
+            options.fields.iter().any(|f| f == name)
+        }
     };
     let measurement = clean_name(&line.measurement);
     let buffer = sink.table(options.table.as_deref().unwrap_or(&measurement));
@@ -224,7 +234,12 @@ mod tests {
     }
 
     fn load(text: &str, options: &LpOptions) -> (Vec<Batch>, Vec<String>) {
-        let input = Input { name: "a.lp".into(), stem: "a".into(), format: Format::Lp, reader: Box::new(std::io::Cursor::new(text.as_bytes().to_vec())) };
+        let input = Input {
+            name: "a.lp".into(),
+            stem: "a".into(),
+            format: Format::Lp,
+            reader: Box::new(std::io::Cursor::new(text.as_bytes().to_vec())),
+        };
         let mut batches = Vec::new();
         let reports = std::sync::Arc::new(parking_lot::Mutex::new(Vec::new()));
         let told = reports.clone();
@@ -284,7 +299,10 @@ mod tests {
             ..options()
         };
         let (batches, _) = load("m,x=1,y=2 f=1 4", &changed);
-        assert_eq!((batches[0].table.as_str(), batches[0].times[0], batches[0].devices.get(0).0), ("t", 4_000_000, "a"));
+        assert_eq!(
+            (batches[0].table.as_str(), batches[0].times[0], batches[0].devices.get(0).0),
+            ("t", 4_000_000, "a")
+        );
         assert_eq!(batches[0].fields[0].name, "g");
     }
 }

@@ -203,16 +203,23 @@ struct Plan {
 fn plan(args: &LoadArgs) -> Result<Plan> {
     let mut rename = HashMap::new();
     for pair in &args.rename {
-        let (old, new) = pair.split_once('=').ok_or_else(|| usage(format!("flag --rename: expected OLD=NEW, found `{pair}`")))?;
+        let (old, new) =
+            pair.split_once('=').ok_or_else(|| usage(format!("flag --rename: expected OLD=NEW, found `{pair}`")))?;
         if rows::clean_name(new) != new {
-            return Err(usage(format!("flag --rename: `{new}`: a field name has ASCII letters, digits and _ - . such as `{}`", rows::clean_name(new))));
+            return Err(usage(format!(
+                "flag --rename: `{new}`: a field name has ASCII letters, digits and _ - . such as `{}`",
+                rows::clean_name(new)
+            )));
         }
         rename.insert(old.to_owned(), new.to_owned());
     }
     if let Some(table) = &args.table
         && rows::clean_name(table) != table.as_str()
     {
-        return Err(usage(format!("flag --table: `{table}`: a table name has ASCII letters, digits and _ - . such as `{}`", rows::clean_name(table))));
+        return Err(usage(format!(
+            "flag --table: `{table}`: a table name has ASCII letters, digits and _ - . such as `{}`",
+            rows::clean_name(table)
+        )));
     }
     let lp = lp::LpOptions {
         table: args.table.clone(),
@@ -302,7 +309,8 @@ pub async fn run(args: LoadArgs) -> Result<u8> {
     let stop = Arc::new(AtomicBool::new(false));
     let parsed_rows = Arc::new(AtomicU64::new(0));
     let parser = tokio::task::spawn_blocking({
-        let (args, count, stop, rows, bar) = (args.clone(), count.clone(), stop.clone(), parsed_rows.clone(), bar.clone());
+        let (args, count, stop, rows, bar) =
+            (args.clone(), count.clone(), stop.clone(), parsed_rows.clone(), bar.clone());
         move || parse(&args, plan, known, &count, sender, &stop, &rows, &bar)
     });
 
@@ -360,7 +368,10 @@ pub async fn run(args: LoadArgs) -> Result<u8> {
         rows_per_second: if args.dry_run { parsed.rows } else { acknowledged_rows } as f64 / seconds.max(1e-9),
         input_bytes: count.get(),
         sent_bytes: feed.as_ref().map_or(0, Feed::payload_bytes),
-        stopped: parsed.stopped || failure.is_some() || parsed.result.is_err() || (refused_rows > 0 && args.on_error == OnError::Stop),
+        stopped: parsed.stopped
+            || failure.is_some()
+            || parsed.result.is_err()
+            || (refused_rows > 0 && args.on_error == OnError::Stop),
     };
     if let Some(feed) = feed {
         for line in feed.refusals() {
@@ -433,7 +444,10 @@ fn parse(
         match outcome {
             Ok(()) => files += 1,
             // A file that cannot be read is like a bad line of the whole run.
-            Err(error) if args.on_error == OnError::Skip && crate::failure::exit_code(&error) != crate::failure::EXIT_USAGE => {
+            Err(error)
+                if args.on_error == OnError::Skip
+                    && crate::failure::exit_code(&error) != crate::failure::EXIT_USAGE =>
+            {
                 bar.suspend(|| eprintln!("tidewell: {}", crate::failure::one_line(&error)));
                 sink.bad_lines += 1;
             }
@@ -495,7 +509,10 @@ async fn types_of(target: &Target, table: &str) -> HashMap<String, FieldType> {
     let schema = match target.query_client().await {
         Ok(client) => client.schema(&question).await.ok(),
         Err(error) => {
-            tracing::info!(error = crate::failure::one_line(&error), "the node's tables are not known, types come from the file alone");
+            tracing::info!(
+                error = crate::failure::one_line(&error),
+                "the node's tables are not known, types come from the file alone"
+            );
             None
         }
     };
@@ -545,9 +562,17 @@ fn print_summary(summary: &Summary, args: &LoadArgs) {
         line += &format!(", {} refused by the node", thousands(summary.refused_rows));
     }
     if summary.bad_lines > 0 {
-        line += &format!(", {} bad lines {}", thousands(summary.bad_lines), if summary.stopped { "" } else { "skipped" }).trim_end().to_owned();
+        line +=
+            &format!(", {} bad lines {}", thousands(summary.bad_lines), if summary.stopped { "" } else { "skipped" })
+                .trim_end()
+                .to_owned();
     }
-    line += &format!("; {:.1} s, {} rows/s, {} read", summary.seconds, thousands(summary.rows_per_second as u64), human_bytes(summary.input_bytes));
+    line += &format!(
+        "; {:.1} s, {} rows/s, {} read",
+        summary.seconds,
+        thousands(summary.rows_per_second as u64),
+        human_bytes(summary.input_bytes)
+    );
     if summary.sent_bytes > 0 {
         line += &format!(", {} sent", human_bytes(summary.sent_bytes));
     }

@@ -154,8 +154,8 @@ impl RowBuffer {
         let mut start = 0;
         while start < order.len() {
             let shard = shards[self.row_devices[order[start] as usize] as usize];
-            let end = start
-                + order[start..].partition_point(|&row| shards[self.row_devices[row as usize] as usize] == shard);
+            let end =
+                start + order[start..].partition_point(|&row| shards[self.row_devices[row as usize] as usize] == shard);
             batches.push(self.gather(&order[start..end]));
             start = end;
         }

@@ -121,13 +121,16 @@ impl TimeReader {
             }
             ns += digit * i128::from(step);
         }
-        i64::try_from(if negative { -ns } else { ns }).map_err(|_| format!("time `{text}`: outside of 1677 to 2262; check --time-unit"))
+        i64::try_from(if negative { -ns } else { ns })
+            .map_err(|_| format!("time `{text}`: outside of 1677 to 2262; check --time-unit"))
     }
 
     /// `YYYY-MM-DD[T| ]HH:MM[:SS[.fraction]][zone]` or a date alone, by hand: it is the hot path of most files.
     fn calendar(&self, text: &str) -> Result<i64, String> {
         let bad = || {
-            format!("time `{text}`: expected RFC 3339, YYYY-MM-DD HH:MM:SS or a number since 1970; --time-format '%d.%m.%Y %H:%M' reads others")
+            format!(
+                "time `{text}`: expected RFC 3339, YYYY-MM-DD HH:MM:SS or a number since 1970; --time-format '%d.%m.%Y %H:%M' reads others"
+            )
         };
         let bytes = text.as_bytes();
         let two = |at: usize| match bytes.get(at..at + 2) {
@@ -180,13 +183,16 @@ impl TimeReader {
                 }
             }
         }
-        let civil = civil(year, month, day, hour, minute, second, nanos).ok_or_else(|| format!("time `{text}`: no such day or time"))?;
+        let civil = civil(year, month, day, hour, minute, second, nanos)
+            .ok_or_else(|| format!("time `{text}`: no such day or time"))?;
         match offset(text[at..].trim()) {
             Ok(Some(seconds)) => shift(civil, i64::from(seconds) * 1_000_000_000),
             Ok(None) => self.local(civil),
             Err(()) => Err(bad()),
         }
-        .map_err(|e| if e.is_empty() { format!("time `{text}`: outside of 1677 to 2262") } else { format!("time `{text}`: {e}") })
+        .map_err(|e| {
+            if e.is_empty() { format!("time `{text}`: outside of 1677 to 2262") } else { format!("time `{text}`: {e}") }
+        })
     }
 
     fn pattern(&self, pattern: &str, text: &str) -> Result<i64, String> {
@@ -199,7 +205,9 @@ impl TimeReader {
         let civil = match parsed.to_datetime() {
             Ok(civil) => civil,
             // A pattern without a time of day names midnight.
-            Err(_) if parsed.hour().is_none() => parsed.to_date().map_err(bad)?.to_datetime(jiff::civil::Time::midnight()),
+            Err(_) if parsed.hour().is_none() => {
+                parsed.to_date().map_err(bad)?.to_datetime(jiff::civil::Time::midnight())
+            }
             Err(error) => return Err(bad(error)),
         };
         self.local(civil).map_err(|e| format!("time `{text}`: {e}"))
@@ -352,12 +360,26 @@ mod tests {
         assert_eq!(read("auto", TimeUnit::Auto, "Europe/Berlin", "2019-08-23 00:00:00").unwrap(), summer);
         assert_eq!(read("%Y %m %d %H", TimeUnit::Auto, "UTC", "2013 3 1 0").unwrap(), by_jiff("2013-03-01T00:00:00Z"));
         assert_eq!(read("%Y-%m-%d", TimeUnit::Auto, "UTC", "2013-03-01").unwrap(), by_jiff("2013-03-01T00:00:00Z"));
-        assert_eq!(read("%Y-%m-%dT%H:%M:%S%.f%z", TimeUnit::Auto, "UTC", "2013-03-01T01:00:00.25+0100").unwrap(), by_jiff("2013-03-01T00:00:00.25Z"));
+        assert_eq!(
+            read("%Y-%m-%dT%H:%M:%S%.f%z", TimeUnit::Auto, "UTC", "2013-03-01T01:00:00.25+0100").unwrap(),
+            by_jiff("2013-03-01T00:00:00.25Z")
+        );
     }
 
     #[test]
     fn nonsense_is_refused_with_its_text() {
-        for text in ["", "yesterday", "2019-13-01", "2019-02-30", "2019-09-10 25:00:00", "2019-09-10T04:11:19.5X", "12:30:00", "2019-09-10 04:11:19.", "9999-01-01", "2019-09-10ü"] {
+        for text in [
+            "",
+            "yesterday",
+            "2019-13-01",
+            "2019-02-30",
+            "2019-09-10 25:00:00",
+            "2019-09-10T04:11:19.5X",
+            "12:30:00",
+            "2019-09-10 04:11:19.",
+            "9999-01-01",
+            "2019-09-10ü",
+        ] {
             assert!(auto(text).is_err(), "{text}");
         }
         assert!(zone("Mars/Olympus").is_err());

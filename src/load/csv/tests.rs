@@ -46,11 +46,24 @@ impl Loaded {
 }
 
 fn try_load(text: &[u8], options: &CsvOptions, on_error: OnError) -> Result<Loaded> {
-    let input = Input { name: "a.csv".into(), stem: "a".into(), format: Format::Csv, reader: Box::new(std::io::Cursor::new(text.to_vec())) };
+    let input = Input {
+        name: "a.csv".into(),
+        stem: "a".into(),
+        format: Format::Csv,
+        reader: Box::new(std::io::Cursor::new(text.to_vec())),
+    };
     let mut batches = Vec::new();
     let reports = std::sync::Arc::new(parking_lot::Mutex::new(Vec::new()));
     let told = reports.clone();
-    let mut sink = BatchSink::new(1, on_error, |batch| { batches.push(batch); true }, Box::new(move |line| told.lock().push(line)));
+    let mut sink = BatchSink::new(
+        1,
+        on_error,
+        |batch| {
+            batches.push(batch);
+            true
+        },
+        Box::new(move |line| told.lock().push(line)),
+    );
     sink.begin_file("a.csv");
     read(input, options, &mut HashMap::new(), &mut sink)?;
     sink.finish();
@@ -71,7 +84,10 @@ fn types_are_inferred_and_empty_cells_are_null() {
     let text = "device,time,n,x,ok,name,late\na,2020-01-01 00:00:00,1,1,true,NW,\nb,2020-01-01 00:00:01,2,2.5,false,,\na,2020-01-01 00:00:02,,-1e3,,\"1,072\",\n";
     let loaded = load(text, &options());
     let batch = &loaded.batches[0];
-    assert_eq!(batch.devices.iter().map(|(d, r)| (d.to_owned(), r)).collect::<Vec<_>>(), [("a".to_owned(), 0..2), ("b".to_owned(), 2..3)]);
+    assert_eq!(
+        batch.devices.iter().map(|(d, r)| (d.to_owned(), r)).collect::<Vec<_>>(),
+        [("a".to_owned(), 0..2), ("b".to_owned(), 2..3)]
+    );
     assert!(matches!(&loaded.column("n").values, Values::I64(v) if v == &[1, 0, 2]));
     assert!(!loaded.column("n").is_valid(1));
     assert!(matches!(&loaded.column("x").values, Values::F64(v) if v == &[1.0, -1000.0, 2.5]));
@@ -83,16 +99,19 @@ fn types_are_inferred_and_empty_cells_are_null() {
 #[test]
 fn preamble_prefix_and_quotes_of_a_fleet_file() {
     let text = "Routes,,,\n,,,\nRoute,Bike,Date,Lat\nr1,\"1,072\",2019-09-10 04:11:19+00,42.11536666666667\n";
-    let loaded = load(text, &CsvOptions {
-        skip_lines: 2,
-        device: Device::Column("Bike".into()),
-        device_prefix: "bike_".into(),
-        device_strip: ",".into(),
-        time_columns: vec!["Date".into()],
-        rename: HashMap::from([("Lat".to_owned(), "lat".to_owned())]),
-        exclude: vec!["Route".into()],
-        ..options()
-    });
+    let loaded = load(
+        text,
+        &CsvOptions {
+            skip_lines: 2,
+            device: Device::Column("Bike".into()),
+            device_prefix: "bike_".into(),
+            device_strip: ",".into(),
+            time_columns: vec!["Date".into()],
+            rename: HashMap::from([("Lat".to_owned(), "lat".to_owned())]),
+            exclude: vec!["Route".into()],
+            ..options()
+        },
+    );
     assert_eq!(loaded.batches[0].devices.get(0).0, "bike_1072");
     assert!(matches!(&loaded.column("lat").values, Values::F64(v) if v == &[42.11536666666667]));
     assert_eq!(loaded.batches[0].fields.len(), 1);
@@ -102,12 +121,15 @@ fn preamble_prefix_and_quotes_of_a_fleet_file() {
 fn semicolons_tabs_and_padding() {
     let loaded = load("time;device;v\n2020-01-01;a; 0.59 \n", &options());
     assert!(matches!(&loaded.column("v").values, Values::F64(v) if v == &[0.59]));
-    let loaded = load("1489017618\t20\n1489044623\t16\n", &CsvOptions {
-        columns: Some(vec!["time".into(), "setpoint".into()]),
-        device: Device::Constant("{file}".into()),
-        device_prefix: "room_".into(),
-        ..options()
-    });
+    let loaded = load(
+        "1489017618\t20\n1489044623\t16\n",
+        &CsvOptions {
+            columns: Some(vec!["time".into(), "setpoint".into()]),
+            device: Device::Constant("{file}".into()),
+            device_prefix: "room_".into(),
+            ..options()
+        },
+    );
     assert_eq!(loaded.batches[0].devices.get(0).0, "room_a");
     assert!(matches!(&loaded.column("setpoint").values, Values::I64(v) if v == &[20, 16]));
 }
@@ -139,13 +161,17 @@ fn a_messy_controller_file() {
 
 #[test]
 fn several_columns_make_a_time() {
-    let loaded = load("year,month,day,hour,v,device\n2013,3,1,5,7,a\n", &CsvOptions {
-        time_columns: ["year", "month", "day", "hour"].map(str::to_owned).to_vec(),
-        times: TimeReader::new(TimeFormat::Pattern("%Y %m %d %H".into()), TimeUnit::Auto, TimeZone::UTC),
-        ..options()
-    });
+    let loaded = load(
+        "year,month,day,hour,v,device\n2013,3,1,5,7,a\n",
+        &CsvOptions {
+            time_columns: ["year", "month", "day", "hour"].map(str::to_owned).to_vec(),
+            times: TimeReader::new(TimeFormat::Pattern("%Y %m %d %H".into()), TimeUnit::Auto, TimeZone::UTC),
+            ..options()
+        },
+    );
     assert_eq!(loaded.batches[0].times, [1_362_114_000_000_000_000]);
-    let loaded = load("time,device,v\n07:06:35.006,a,1\n", &CsvOptions { time_prefix: "2018-02-14 ".into(), ..options() });
+    let loaded =
+        load("time,device,v\n07:06:35.006,a,1\n", &CsvOptions { time_prefix: "2018-02-14 ".into(), ..options() });
     assert_eq!(loaded.batches[0].times, [1_518_591_995_006_000_000]);
 }
 
@@ -164,7 +190,12 @@ fn missing_columns_and_bad_bytes_are_named() {
     assert!(text.contains("columns 3 and 4"), "{text}");
     let text = message(b"time,device\n1,a\n", &options());
     assert!(text.contains("no column is left"), "{text}");
-    let loaded = try_load(b"time,device,v\n2020-01-01,a,1\n2020-01-02,a,1.5\n", &CsvOptions { types: vec!["v=i64".parse().unwrap()], ..options() }, OnError::Stop).unwrap();
+    let loaded = try_load(
+        b"time,device,v\n2020-01-01,a,1\n2020-01-02,a,1.5\n",
+        &CsvOptions { types: vec!["v=i64".parse().unwrap()], ..options() },
+        OnError::Stop,
+    )
+    .unwrap();
     assert!(loaded.stopped && loaded.reports[0].contains("--types 'v=f64'"), "{:?}", loaded.reports);
     assert_eq!(try_load(b"", &options(), OnError::Stop).unwrap().rows(), 0);
 }
@@ -174,7 +205,12 @@ fn a_survey_sees_what_a_sample_would_miss() {
     let mut text = "time,device,v,w\n".to_owned();
     (0..3_000).for_each(|i| text += &format!("{i},a,{i},1\n"));
     text += "3000,a,0.5,1\nnonsense,a,text,text\n";
-    let input = Input { name: "a.csv".into(), stem: "a".into(), format: Format::Csv, reader: Box::new(std::io::Cursor::new(text.into_bytes())) };
+    let input = Input {
+        name: "a.csv".into(),
+        stem: "a".into(),
+        format: Format::Csv,
+        reader: Box::new(std::io::Cursor::new(text.into_bytes())),
+    };
     let mut guesses = HashMap::new();
     survey(input, &options(), &mut guesses).unwrap();
     assert_eq!(guesses["v"].field_type(), Some(FieldType::F64));
