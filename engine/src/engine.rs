@@ -215,7 +215,9 @@ impl Engine {
 
     /// Batch `seq` was refused for good and will not come: shards that refused it for now stop waiting for it.
     pub fn skip(&self, producer: ProducerId, seq: SeqNo) {
-        self.shards.iter().for_each(|shard| shard.sender.skip(producer, seq));
+        // The refusal that a shard waits for was counted before its producer heard of it, so 0 means that none waits.
+        let waiting = self.shards.iter().filter(|shard| shard.stats.waiting_producers.get() > 0);
+        waiting.for_each(|shard| shard.sender.skip(producer, seq));
     }
 
     /// The last settled number of `producer` in the log of `device`; 0 when there is none.

@@ -49,6 +49,5 @@ pub trait Part: Send + 'static {
     fn load_fields(&self, which: &[usize], rows: &mut Rows) -> Result<(), Error>;
 }
 
-mod engine;
 #[cfg(test)]
 pub(crate) mod memory;

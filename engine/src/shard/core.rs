@@ -44,6 +44,8 @@ pub struct ShardCore {
     refused: HashMap<ProducerId, BTreeSet<SeqNo>>,
     /// When the active memtable got its first row.
     active_since_ns: Option<i64>,
+    /// Bytes that the log had written at the last seal.
+    log_bytes_at_seal: u64,
     poisoned: Option<String>,
 }
 
@@ -99,6 +101,7 @@ impl ShardCore {
             staged_heads: HashMap::new(),
             refused: HashMap::new(),
             active_since_ns,
+            log_bytes_at_seal: 0,
             poisoned: None,
         }
     }
@@ -255,6 +258,7 @@ impl ShardCore {
     fn refuse(&mut self, append: &Append, refusal: Refusal) {
         if refusal.code.retryable() {
             self.refused.entry(append.producer).or_default().insert(append.seq);
+            self.stats.waiting_producers.set(self.refused.len() as u64);
         }
         self.stats.refused_batches.add(1);
         append.settle(Err(refusal));
@@ -266,6 +270,7 @@ impl ShardCore {
             numbers.remove(&seq);
             if numbers.is_empty() {
                 self.refused.remove(&producer);
+                self.stats.waiting_producers.set(self.refused.len() as u64);
             }
         }
     }
@@ -286,7 +291,10 @@ impl ShardCore {
         let old = self.active_since_ns.is_some_and(|since| {
             now_ns.saturating_sub(since) >= i64::try_from(self.config.seal_age.as_nanos()).unwrap_or(i64::MAX)
         });
-        self.poisoned.is_none() && !view.active.is_empty() && (view.active.bytes() >= part || old)
+        // Groups are padded to sectors, so many tiny ones may fill the disk long before the memory.
+        let log_bytes = self.log.stats().bytes_written - self.log_bytes_at_seal;
+        let much_log = log_bytes >= 2 * self.config.memtable_bytes as u64;
+        self.poisoned.is_none() && !view.active.is_empty() && (view.active.bytes() >= part || old || much_log)
     }
 
     /// Whether another memtable may be sealed: no more than the budget's parts wait for the disk.
@@ -308,6 +316,7 @@ impl ShardCore {
             heads.clone()
         };
         self.active_since_ns = None;
+        self.log_bytes_at_seal = self.log.stats().bytes_written;
         self.stats.memtable_bytes.set(0);
         Some(Sealed { memtable: self.view.rotate(), until: self.log.end(), heads })
     }
@@ -317,6 +326,16 @@ impl ShardCore {
         if let Err(error) = self.log.release_before(until) {
             // The files stay until the next open; nothing is lost.
             tracing::warn!(shard = self.shard, %error, "cannot release log files");
+        }
+    }
+
+    /// Marks the log as ended in good order. Call after the last commit.
+    pub fn close(self) {
+        if self.poisoned.is_none()
+            && let Err(error) = self.log.close()
+        {
+            // Everything acknowledged is on disk; only the mark is missing.
+            tracing::warn!(shard = self.shard, %error, "cannot mark the end of the log");
         }
     }
 

@@ -172,6 +172,7 @@ impl Worker {
                 Command::Skip(..) | Command::Stop => {}
             }
         }
+        self.core.close();
     }
 
     /// Commits one group: all that arrived during the last one, within its bounds. False at the end.
