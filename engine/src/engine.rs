@@ -213,6 +213,13 @@ impl Engine {
         self.shards[shard_of(device, self.shard_count()) as usize].sender.append(append)
     }
 
+    /// Batch `seq` was refused for good and will not come: shards that refused it for now stop waiting for it.
+    pub fn skip(&self, producer: ProducerId, seq: SeqNo) {
+        // The refusal that a shard waits for was counted before its producer heard of it, so 0 means that none waits.
+        let waiting = self.shards.iter().filter(|shard| shard.stats.waiting_producers.get() > 0);
+        waiting.for_each(|shard| shard.sender.skip(producer, seq));
+    }
+
     /// The last settled number of `producer` in the log of `device`; 0 when there is none.
     pub fn last_settled(&self, producer: ProducerId, device: &str) -> SeqNo {
         self.shards[shard_of(device, self.shard_count()) as usize].heads.read().last(producer)
@@ -292,8 +299,9 @@ impl Engine {
     /// # Errors
     /// The first failed flush: the rows are in the log then, and the next open replays them.
     pub fn close(&self) -> Result<()> {
-        let flushed = self.flush();
+        // First, so that a flush that meets a full disk ends instead of waiting for room.
         self.stopping.store(true, Ordering::Relaxed);
+        let flushed = self.flush();
         for shard in &self.shards {
             shard.handle.lock().stop();
         }

@@ -130,14 +130,15 @@ pub(crate) fn open(
             stopping: Arc::clone(stopping),
             compactor: poke.clone(),
         };
-        let from = state.released.get(shard as usize).copied().unwrap_or_default();
+        let from = released(&manifest, shard);
         let replayed = replay_shard(shard, from, &parts, &mut flusher, &**clock, &mut report.unreadable)?;
-        let log = LogWriter::resume(
+        let mut log = LogWriter::resume(
             Arc::clone(storage),
             shard,
             replayed.end,
             LogConfig { file_bytes: config.log_file_bytes, ..LogConfig::default() },
         )?;
+        log.release_before(released(&manifest, shard))?;
         report.logs.push(replayed);
         compactors.push(Compactor {
             shard,
@@ -154,6 +155,11 @@ pub(crate) fn open(
         shards.push(Shard { sender: handle.sender(), handle: Mutex::new(handle), view, heads, stats });
     }
     Ok(Opened { catalog, manifest, attributes, shards, compactors, report })
+}
+
+/// What segments cover of a shard's log.
+fn released(manifest: &Mutex<Manifest>, shard: u32) -> LogPosition {
+    manifest.lock().state().released.get(shard as usize).copied().unwrap_or_default()
 }
 
 /// One shard per two cores: the other core decodes and encrypts.

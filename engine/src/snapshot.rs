@@ -156,7 +156,7 @@ impl TableView {
         let mut sources = Vec::new();
         for live in &shard.segments {
             if live.meta.time_max >= start_ns
-                && live.meta.time_min < end_ns
+                && (live.meta.time_min < end_ns || end_ns == i64::MAX)
                 && let Some(blocks) = live.segment.find(device)?
             {
                 sources.push(Source::Blocks(blocks));

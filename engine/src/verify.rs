@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tidewell_codec::{BatchLimits, decode_batch};
 
-use crate::device_log::replay;
+use crate::device_log::dump;
 use crate::error::{Error, Result};
 use crate::manifest::{Manifest, orphans, read_heads};
 use crate::segment::{Segment, segment_name, verify as verify_segment};
@@ -69,7 +69,7 @@ pub fn verify(storage: &Arc<dyn Storage>) -> Result<VerifyReport> {
         }
         let from = state.released.get(shard as usize).copied().unwrap_or_default();
         let limits = BatchLimits::default();
-        let replayed = replay(&**storage, shard, from, &mut |record| {
+        let replayed = dump(&**storage, shard, from, &mut |record| {
             match decode_batch(record.payload, &limits) {
                 Ok(batch) => report.log_rows += batch.times.len() as u64,
                 Err(error) => report.damage.push(format!(

@@ -31,7 +31,7 @@ async fn every_row_arrives_once_and_is_acknowledged() {
     let names: Vec<&str> = devices.iter().map(String::as_str).collect();
     let first = client.send(batch(&names, 10, 0)).await.unwrap();
     for round in 1..100 {
-        let _delivery = client.send(batch(&names, 10, round)).await.unwrap();
+        client.send(batch(&names, 10, round)).await.unwrap();
     }
     first.wait().await.unwrap();
     client.flush().await.unwrap();
@@ -109,7 +109,7 @@ async fn a_stalled_store_stops_senders_within_the_memory_bound() {
         let client = Client::connect(config.clone(), &tls.material("dev")).await.unwrap();
         for round in 0..50 {
             let device = &devices[round % 4 + number * 4];
-            let _delivery = client.send(batch(&[device], 2_000, round as i64)).await.unwrap();
+            client.send(batch(&[device], 2_000, round as i64)).await.unwrap();
         }
         clients.push(client);
     }
@@ -141,7 +141,7 @@ async fn a_full_queue_stops_reading_instead_of_refusing() {
     store.stall(true);
     let client = Client::connect(client_config(addr), &tls.material("dev")).await.unwrap();
     for round in 0..40 {
-        let _delivery = client.send(batch(&["truck_1"], 100, round)).await.unwrap();
+        client.send(batch(&["truck_1"], 100, round)).await.unwrap();
     }
     let metrics = server.metrics().clone();
     eventually("the lane waits for the queue", || metrics.queue_waits.value() > 0).await;

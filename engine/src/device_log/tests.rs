@@ -258,6 +258,27 @@ fn recycled_file_gives_only_its_new_records() {
 }
 
 #[test]
+fn full_disk_while_a_spare_is_renamed_passes_too() {
+    let faulty = Faulty::new();
+    let mut log = open(&faulty, START);
+    for seq in 1..8 {
+        append(&mut log, &[rec(seq, 4000)]);
+        log.commit().unwrap();
+    }
+    let from = log.end();
+    log.release_before(from).unwrap();
+    assert_eq!(log.stats().spares, 2);
+    append(&mut log, &[rec(10, 9000)]);
+    faulty.fail_named(Operation::Rename, "log", Fault::Enospc);
+    assert!(log.commit().unwrap_err().is_disk_full());
+    assert!(log.commit().unwrap_err().is_disk_full());
+    faulty.heal();
+    log.commit().unwrap();
+    assert_eq!((log.stats().spares, log.stats().recycled), (1, 1));
+    assert_eq!(replayed(&faulty.crash(0), from).0, [rec(10, 9000)]);
+}
+
+#[test]
 fn failed_sync_or_write_poisons_for_good() {
     for operation in [Operation::Sync, Operation::Write, Operation::Create, Operation::SyncDir] {
         let faulty = Faulty::new();
@@ -344,6 +365,42 @@ fn what_was_replayed_after_a_kill_survives_a_power_loss() {
 }
 
 #[test]
+fn copy_of_a_record_inside_a_payload_is_not_a_record() {
+    let memory = Memory::new();
+    let mut log = open(&memory, START);
+    append(&mut log, &[rec(1, 100)]);
+    log.commit().unwrap();
+    let name = file_name(3, 1);
+    let copy = memory.read(&name).unwrap()[RECORDS_START as usize..][..RECORD_HEADER_BYTES + 100].to_vec();
+    append(&mut log, &[(7, 2, copy)]);
+    let at = log.commit().unwrap().offset as usize - 512;
+    append(&mut log, &[rec(3, 1)]);
+    log.commit().unwrap();
+    // Without its header, the record around the copy is searched through.
+    memory.damage(&name, |bytes| bytes[at] ^= 1);
+    assert_eq!(replayed(&memory, START).0, [rec(1, 100), rec(3, 1)]);
+}
+
+#[test]
+fn file_is_not_written_again_once_a_later_one_was_begun() {
+    let faulty = Faulty::new();
+    let mut log = open(&faulty, START);
+    append(&mut log, &[rec(1, 100)]);
+    log.commit().unwrap();
+    // The next record needs a new file, for which the disk has no room but for its header.
+    append(&mut log, &[rec(2, 10_000)]);
+    faulty.fail_named(Operation::Write, &file_name(3, 2), Fault::Enospc);
+    assert!(log.commit().unwrap_err().is_disk_full());
+    log.abandon_group().unwrap();
+    faulty.heal();
+    // This one would fit into the old file, but that header says where the old file ends.
+    append(&mut log, &[rec(3, 10)]);
+    log.commit().unwrap();
+    assert_eq!(replayed(&faulty.crash(u64::MAX), START).0, [rec(1, 100), rec(3, 10)]);
+    assert_eq!(log.end().generation, 2);
+}
+
+#[test]
 fn newer_version_is_refused_by_name_and_a_flipped_version_is_not_taken_for_one() {
     let memory = Memory::new();
     three_groups(&memory);
@@ -369,12 +426,37 @@ fn other_files_in_the_folder_are_left_alone() {
     assert_eq!(record::parse_file_name("12345-00000000000000ff.log"), Some((12345, 255)));
 }
 
+#[test]
+fn file_filled_ahead_is_taken_once() {
+    let faulty = Faulty::new();
+    let mut log = open(&faulty, START);
+    assert!(fill_ahead(&faulty, 3, &SMALL).unwrap());
+    assert!(!fill_ahead(&faulty, 3, &SMALL).unwrap(), "one waits already");
+    append(&mut log, &[rec(1, 100)]);
+    log.commit().unwrap();
+    assert_eq!(faulty.list("log").unwrap(), ["0003-0000000000000001.log"]);
+    assert_eq!(log.stats().file_bytes, SMALL.file_bytes);
+    assert_eq!(replayed(&faulty.crash(0), START).0, [rec(1, 100)]);
+    // A torn record in it is told from the zeros.
+    append(&mut log, &[rec(2, 100)]);
+    log.commit().unwrap();
+    faulty.memory().damage(&file_name(3, 1), |bytes| bytes[RECORDS_START as usize + 512 + 70] ^= 1);
+    assert_eq!(replayed(faulty.memory(), START).1.cut.unwrap().bytes, 164);
+    // A full disk leaves nothing behind.
+    faulty.fail_named(Operation::Write, "ahead", Fault::Enospc);
+    assert!(fill_ahead(&faulty, 3, &SMALL).unwrap_err().is_disk_full());
+    assert_eq!(faulty.list("log").unwrap(), ["0003-0000000000000001.log"]);
+}
+
 /// Commits groups over recycled files until the storage fails, then gives what was acknowledged, what was appended
 /// behind it, and where replay starts.
 fn work(storage: &Faulty) -> (Vec<Rec>, Vec<Rec>, LogPosition) {
     let mut log = open(storage, START);
     let (mut acked, mut waiting, mut from) = (Vec::new(), Vec::new(), START);
     for seq in 1..60 {
+        if seq % 20 == 1 && fill_ahead(storage, 3, &SMALL).is_err() {
+            break;
+        }
         let rec = rec(seq, (seq as usize * 211) % 1500);
         append(&mut log, std::slice::from_ref(&rec));
         waiting.push(rec);

@@ -304,8 +304,11 @@ fn file_name(number: u64) -> String {
 /// Numbers of the manifest files, rising.
 fn numbers(storage: &dyn Storage) -> Result<Vec<u64>> {
     let names = storage.list(DIR).map_err(Error::io("list", DIR))?;
-    let stem = |name: &String| name.strip_suffix(".manifest").and_then(|stem| u64::from_str_radix(stem, 16).ok());
-    let mut numbers: Vec<u64> = names.iter().filter_map(stem).collect();
+    let number = |name: &String| {
+        let number = u64::from_str_radix(name.strip_suffix(".manifest")?, 16).ok()?;
+        (file_name(number).strip_prefix("manifest/") == Some(name)).then_some(number)
+    };
+    let mut numbers: Vec<u64> = names.iter().filter_map(number).collect();
     numbers.sort_unstable();
     Ok(numbers)
 }

@@ -2,11 +2,11 @@
 //!
 //! What must stay true:
 //! - a batch is in the log and synced before it is published, and published before it is acknowledged;
-//! - a producer's batches are applied in rising order, each once: after a refusal that may be retried, later numbers
-//!   wait until the refused one has come again;
+//! - a producer's batches are applied in rising order, each once: what was refused and may come again must do so, in
+//!   order, before any later number;
 //! - after a failed write or sync nothing is taken any more: what the disk holds is unknown until the next open.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
@@ -39,10 +39,13 @@ pub struct ShardCore {
     staged_bytes: usize,
     /// Highest number in the group, by producer.
     staged_heads: HashMap<ProducerId, SeqNo>,
-    /// Lowest number that was refused and may be retried, by producer.
-    refused: HashMap<ProducerId, SeqNo>,
+    /// Numbers that were refused and may come again, by producer: a later one waits for them all. In memory only: after a
+    /// restart no head has passed them.
+    refused: HashMap<ProducerId, BTreeSet<SeqNo>>,
     /// When the active memtable got its first row.
     active_since_ns: Option<i64>,
+    /// Bytes that the log had written at the last seal.
+    log_bytes_at_seal: u64,
     poisoned: Option<String>,
 }
 
@@ -50,6 +53,8 @@ struct Staged {
     append: Append,
     /// Already applied, or in this group: acknowledged with it, not written again.
     duplicate: bool,
+    /// Acknowledged already, at level `received`.
+    told: bool,
 }
 
 /// A memtable that takes no more rows and waits to become segments.
@@ -96,6 +101,7 @@ impl ShardCore {
             staged_heads: HashMap::new(),
             refused: HashMap::new(),
             active_since_ns,
+            log_bytes_at_seal: 0,
             poisoned: None,
         }
     }
@@ -107,6 +113,7 @@ impl ShardCore {
             self.refuse(&append, refusal);
             return;
         }
+        self.skip(producer, seq);
         let head = self.staged_heads.get(&producer).copied().unwrap_or_else(|| self.heads.read().last(producer));
         let duplicate = seq <= head;
         if !duplicate {
@@ -119,10 +126,12 @@ impl ShardCore {
             self.staged_bytes += append.payload.len();
             self.staged_heads.insert(producer, seq);
         }
-        if append.durability == Durability::Received {
+        // While the disk is full, memory is no place to stay: such a batch waits for the commit like any other.
+        let told = append.durability == Durability::Received && self.stats.disk_full.get() == 0;
+        if told {
             append.settle(Ok(()));
         }
-        self.staged.push(Staged { append, duplicate });
+        self.staged.push(Staged { append, duplicate, told });
     }
 
     /// Whether the group should be committed before more is staged.
@@ -144,8 +153,11 @@ impl ShardCore {
             self.fail_group(staged, &error);
             return;
         }
+        if self.staged_bytes > 0 {
+            // A group of repetitions has asked the disk for nothing.
+            self.stats.disk_full.set(0);
+        }
         self.staged_bytes = 0;
-        self.stats.disk_full.set(0);
         self.publish(staged, now_ns);
     }
 
@@ -171,8 +183,8 @@ impl ShardCore {
         let mut fresh = Vec::with_capacity(staged.len());
         {
             let mut heads = self.heads.write();
-            for Staged { append, duplicate } in staged {
-                let Append { producer, seq, batch, received_ns, durability, ticket, sink, .. } = append;
+            for Staged { append, duplicate, told: told_before } in staged {
+                let Append { producer, seq, batch, received_ns, ticket, sink, .. } = append;
                 if duplicate {
                     self.stats.duplicate_batches.add(1);
                 } else {
@@ -183,7 +195,7 @@ impl ShardCore {
                         fresh.push((batch, schema, received_ns));
                     }
                 }
-                if durability == Durability::Durable {
+                if !told_before {
                     told.push((sink, ticket));
                 }
             }
@@ -214,7 +226,12 @@ impl ShardCore {
                 poisoned(self.shard, &error.to_string())
             }
         };
-        for Staged { append, duplicate } in staged {
+        for Staged { append, duplicate, told } in staged {
+            // Lost, as `received` allows; its sender will not send it again, so nothing may wait for it.
+            if told {
+                self.stats.refused_batches.add(1);
+                continue;
+            }
             // A duplicate may repeat a batch of this very group, so only what was applied before is acknowledged.
             if duplicate && append.seq <= self.heads.read().last(append.producer) {
                 append.settle(Ok(()));
@@ -225,30 +242,37 @@ impl ShardCore {
     }
 
     /// Why nothing of this producer, or of anybody, can be taken now.
-    fn standing_refusal(&mut self, producer: ProducerId, seq: SeqNo) -> Option<Refusal> {
+    fn standing_refusal(&self, producer: ProducerId, seq: SeqNo) -> Option<Refusal> {
         if let Some(cause) = &self.poisoned {
             return Some(poisoned(self.shard, cause));
         }
-        match self.refused.get(&producer) {
-            Some(&first) if seq > first => Some(Refusal::new(
+        let first = *self.refused.get(&producer)?.first()?;
+        (seq > first).then(|| {
+            Refusal::new(
                 RefusalCode::AfterRefused,
                 format!("batch {first} of this producer was refused and must be sent again before batch {seq}"),
-            )),
-            Some(&first) if seq == first => {
-                self.refused.remove(&producer);
-                None
-            }
-            _ => None,
-        }
+            )
+        })
     }
 
     fn refuse(&mut self, append: &Append, refusal: Refusal) {
         if refusal.code.retryable() {
-            let first = self.refused.entry(append.producer).or_insert(append.seq);
-            *first = (*first).min(append.seq);
+            self.refused.entry(append.producer).or_default().insert(append.seq);
+            self.stats.waiting_producers.set(self.refused.len() as u64);
         }
         self.stats.refused_batches.add(1);
         append.settle(Err(refusal));
+    }
+
+    /// Batch `seq` will not come again: it was refused for good before it reached this shard.
+    pub fn skip(&mut self, producer: ProducerId, seq: SeqNo) {
+        if let Some(numbers) = self.refused.get_mut(&producer) {
+            numbers.remove(&seq);
+            if numbers.is_empty() {
+                self.refused.remove(&producer);
+                self.stats.waiting_producers.set(self.refused.len() as u64);
+            }
+        }
     }
 
     /// Stops the shard for good: what the disk holds is unknown.
@@ -267,7 +291,10 @@ impl ShardCore {
         let old = self.active_since_ns.is_some_and(|since| {
             now_ns.saturating_sub(since) >= i64::try_from(self.config.seal_age.as_nanos()).unwrap_or(i64::MAX)
         });
-        self.poisoned.is_none() && !view.active.is_empty() && (view.active.bytes() >= part || old)
+        // Groups are padded to sectors, so many tiny ones may fill the disk long before the memory.
+        let log_bytes = self.log.stats().bytes_written - self.log_bytes_at_seal;
+        let much_log = log_bytes >= 2 * self.config.memtable_bytes as u64;
+        self.poisoned.is_none() && !view.active.is_empty() && (view.active.bytes() >= part || old || much_log)
     }
 
     /// Whether another memtable may be sealed: no more than the budget's parts wait for the disk.
@@ -289,6 +316,7 @@ impl ShardCore {
             heads.clone()
         };
         self.active_since_ns = None;
+        self.log_bytes_at_seal = self.log.stats().bytes_written;
         self.stats.memtable_bytes.set(0);
         Some(Sealed { memtable: self.view.rotate(), until: self.log.end(), heads })
     }
@@ -298,6 +326,16 @@ impl ShardCore {
         if let Err(error) = self.log.release_before(until) {
             // The files stay until the next open; nothing is lost.
             tracing::warn!(shard = self.shard, %error, "cannot release log files");
+        }
+    }
+
+    /// Marks the log as ended in good order. Call after the last commit.
+    pub fn close(self) {
+        if self.poisoned.is_none()
+            && let Err(error) = self.log.close()
+        {
+            // Everything acknowledged is on disk; only the mark is missing.
+            tracing::warn!(shard = self.shard, %error, "cannot mark the end of the log");
         }
     }
 

@@ -32,6 +32,8 @@ pub struct ShardStats {
     pub duplicate_batches: Counter,
     /// Batches refused.
     pub refused_batches: Counter,
+    /// Producers of whom a refused batch must come again before any later one.
+    pub waiting_producers: Counter,
     /// Rows applied, replaced ones included.
     pub rows: Counter,
     /// Bytes written to the log, headers and padding included.

@@ -10,7 +10,7 @@ use super::append::Append;
 use super::core::{Sealed, ShardCore};
 use crate::clock::Clock;
 use crate::error::{Error, Refusal, RefusalCode, Result};
-use crate::types::LogPosition;
+use crate::types::{LogPosition, ProducerId, SeqNo};
 use crate::upkeep::flush::Flusher;
 
 /// How often an idle shard looks at the age of its memtable.
@@ -32,6 +32,8 @@ pub struct FlushWait(Receiver<Result<()>>);
 
 enum Command {
     Append(Append),
+    /// This batch will not come again.
+    Skip(ProducerId, SeqNo),
     /// Seal what is there and answer when it is in segments.
     Flush(Sender<Result<()>>),
     /// Refuse everything behind this, then end.
@@ -90,6 +92,12 @@ impl ShardSender {
             }
             TrySendError::Disconnected(_) => Refusal::new(RefusalCode::ShuttingDown, "the node is going down"),
         })
+    }
+
+    /// Says that a batch will not come again. Blocks while the queue is full: the order of commands matters.
+    pub fn skip(&self, producer: ProducerId, seq: SeqNo) {
+        // A closed shard waits for nothing.
+        let _ = self.0.send(Command::Skip(producer, seq));
     }
 
     /// Starts to put everything that was acknowledged into segments.
@@ -161,9 +169,10 @@ impl Worker {
                 Command::Flush(reply) => {
                     let _ = reply.send(Err(closed()));
                 }
-                Command::Stop => {}
+                Command::Skip(..) | Command::Stop => {}
             }
         }
+        self.core.close();
     }
 
     /// Commits one group: all that arrived during the last one, within its bounds. False at the end.
@@ -172,6 +181,7 @@ impl Worker {
         while let Some(next) = command {
             match next {
                 Command::Append(append) => self.core.stage(append),
+                Command::Skip(producer, seq) => self.core.skip(producer, seq),
                 Command::Flush(reply) => {
                     self.commit();
                     self.wait_for_room();

@@ -94,7 +94,7 @@ impl Compactor {
         Ok(())
     }
 
-    /// Writes the inputs' rows of `[start, end]` (inclusive) as one segment; `None` when there is none.
+    /// Writes the inputs' rows of `[start, end)` as one segment; `None` when there is none.
     fn write_range(
         &self,
         schema: &Arc<TableSchema>,
@@ -130,7 +130,7 @@ impl Compactor {
                 }
             }
             writer.begin_device(&device, received);
-            for part in plan(sources, &fields, start, end.saturating_add(1)) {
+            for part in plan(sources, &fields, start, end) {
                 part.load(&mut rows)?;
                 writer.push_rows(&rows)?;
             }
@@ -171,14 +171,13 @@ fn pick(segments: &[Arc<LiveSegment>]) -> Option<&[Arc<LiveSegment>]> {
     None
 }
 
-/// Cuts the inputs' time into ranges (inclusive) at day edges, so that no output gets much longer than
+/// Cuts the inputs' time into ranges `[start, end)` (`i64::MAX` has no end) at day edges, so that no output gets much longer than
 /// [`SEGMENT_ROWS_MAX`]. Rows are taken as spread evenly over each input's time.
 fn day_ranges(inputs: &[Arc<LiveSegment>]) -> Vec<(i64, i64)> {
     let rows: u64 = inputs.iter().map(|s| s.meta.rows).sum();
     let first = inputs.iter().map(|s| s.meta.time_min).min().unwrap_or(0);
-    let last = inputs.iter().map(|s| s.meta.time_max).max().unwrap_or(0);
     if rows <= SEGMENT_ROWS_MAX {
-        return vec![(first, last)];
+        return vec![(first, i64::MAX)];
     }
     let day = |time: i64| time.div_euclid(DAY_NS);
     let mut rows_of_day: BTreeMap<i64, f64> = BTreeMap::new();
@@ -194,12 +193,12 @@ fn day_ranges(inputs: &[Arc<LiveSegment>]) -> Vec<(i64, i64)> {
     for (d, rows) in rows_of_day {
         let day_start = d.saturating_mul(DAY_NS);
         if sum > 0.0 && sum + rows > SEGMENT_ROWS_MAX as f64 && day_start > start {
-            ranges.push((start, day_start - 1));
+            ranges.push((start, day_start));
             (start, sum) = (day_start, 0.0);
         }
         sum += rows;
     }
-    ranges.push((start, last));
+    ranges.push((start, i64::MAX));
     ranges
 }
 

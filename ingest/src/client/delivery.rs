@@ -65,9 +65,9 @@ pub struct NoObserver;
 
 impl Observer for NoObserver {}
 
-/// Resolves when all parts of a batch are settled. Dropping it changes nothing: the batch is sent all the same.
+/// Resolves when all parts of a batch are settled. Dropping it changes nothing: the batch is sent all the same, and
+/// [`Client::flush`](super::Client::flush) waits for it.
 #[derive(Clone, Debug)]
-#[must_use = "without it, wait with Client::flush"]
 pub struct Delivery(Arc<State>);
 
 #[derive(Debug)]

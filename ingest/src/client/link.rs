@@ -112,6 +112,7 @@ pub(super) async fn keep(
             match attempt {
                 Ok(connection) => {
                     state.send_replace(Some(connection));
+                    observer.connected();
                     break;
                 }
                 Err(error) => reason = error,

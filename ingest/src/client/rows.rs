@@ -285,7 +285,7 @@ impl Batcher {
         state.oldest = None;
         for batch in state.builder.take() {
             // What becomes of it is told by flush and the observer.
-            let _delivery = self.client.send(batch).await?;
+            self.client.send(batch).await?;
         }
         Ok(())
     }

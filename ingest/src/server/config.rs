@@ -35,7 +35,8 @@ pub struct ServerConfig {
     /// Producers that one lane may resume.
     pub lane_producers_max: usize,
     /// Memory for batches between arrival and settlement, decoded form included, over all connections. Beyond,
-    /// lanes are not read and flow control stops the senders.
+    /// lanes are not read and flow control stops the senders. What then lies unread in QUIC's buffers comes on top:
+    /// connections share a quarter of this, each gets at most the receive window and at least 64 KiB.
     pub memory_bytes: usize,
     /// What the welcome tells about the engine's bound on rows ahead of its clock.
     pub max_future: Duration,

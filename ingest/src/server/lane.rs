@@ -1,5 +1,6 @@
 //! Owns one lane: moves bytes between its stream, the session and the store; the rules of the protocol are the session's.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -8,13 +9,11 @@ use bytes::Bytes;
 use quinn::{RecvStream, SendStream};
 use tidewell_codec::{Batch, BatchError, decode_batch};
 use tidewell_engine as engine;
-use tokio::sync::watch;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{Sleep, sleep_until, timeout};
 
 use super::mailbox::{InFlight, Letter, Mailbox};
 use super::memory::{Reserving, Share};
 use super::metrics::Level;
-use super::store::Append;
 use super::{Inner, Phase};
 use crate::grants::WriteGuard;
 use crate::identity::Peer;
@@ -25,6 +24,8 @@ use crate::wire::{CloseCode, Durability, Frame, FrameReader, ProducerId, RejectC
 const CHUNKS: usize = 64;
 /// Bytes that may wait to be written; a client that does not read its acks is not read either.
 const OUT_BYTES_MAX: usize = 256 << 10;
+/// A lane with less than this of an unfinished frame is never ended for want of memory.
+const PARTIAL_FRAME_FREE: usize = 64 << 10;
 /// Decoded bytes for a payload byte, before a lane has shown its own.
 const EXPANSION_GUESS: usize = 4;
 /// Waits between attempts to hand a batch to a full queue.
@@ -35,10 +36,11 @@ const LINGER: Duration = Duration::from_millis(500);
 /// Serves one lane until it ends.
 pub(super) async fn run(inner: Arc<Inner>, peer: Arc<Peer>, send: SendStream, recv: RecvStream) {
     let id = inner.lane_next.fetch_add(1, Ordering::Relaxed);
-    let mailbox = Arc::new(Mailbox::new(inner.clone()));
+    let mailbox = Arc::new(Mailbox::new(inner.memory.clone(), inner.metrics.clone()));
     inner.lanes.lock().insert(id, mailbox.clone());
     let level = Level::raise(&inner.metrics.lanes);
     let session = ServerSession::new(session_config(&inner), inner.started.elapsed());
+    let timer_at = Instant::now() + inner.config.first_frame_timeout;
     let mut lane = Lane {
         id,
         reader: FrameReader::new(session.max_frame_bytes()),
@@ -55,6 +57,8 @@ pub(super) async fn run(inner: Arc<Inner>, peer: Arc<Peer>, send: SendStream, re
         unread: Share::new(&inner.unread_bytes),
         claimed: Vec::new(),
         expansion: EXPANSION_GUESS,
+        timer: Box::pin(sleep_until(timer_at.into())),
+        timer_at,
     };
     match lane.serve().await {
         End::Closed { code, message } => {
@@ -121,6 +125,8 @@ struct Lane<'a> {
     unread: Share<'a>,
     claimed: Vec<ProducerId>,
     expansion: usize,
+    timer: Pin<Box<Sleep>>,
+    timer_at: Instant,
 }
 
 /// What woke the lane.
@@ -132,24 +138,19 @@ enum Event {
     Lost,
     MemoryFree,
     Time,
-    Stopping,
 }
 
 impl Lane<'_> {
     async fn serve(&mut self) -> End {
-        let inner = self.inner;
-        let mut phase = inner.phase.subscribe();
         let mut bufs: [Bytes; CHUNKS] = std::array::from_fn(|_| Bytes::new());
         let mut letters = Vec::new();
-        let mut stopping = *phase.borrow() != Phase::Serving;
-        if stopping {
-            self.drain(*phase.borrow());
-        }
+        // The lane stands in the registry by now, so an end of the node that begins later comes by letter.
+        self.drain();
         loop {
             if let Some(end) = self.advance().await {
                 return end;
             }
-            match self.wait(&mut bufs, &mut phase, stopping).await {
+            match self.wait(&mut bufs).await {
                 Event::Letters => {
                     self.mailbox.take(&mut letters);
                     for letter in letters.drain(..) {
@@ -158,6 +159,7 @@ impl Lane<'_> {
                                 self.settle(ticket, outcome.map_err(refusal_of_engine));
                             }
                             Letter::Fenced(producer) => self.session.fence(producer),
+                            Letter::Stopping => self.drain(),
                         }
                     }
                 }
@@ -172,12 +174,7 @@ impl Lane<'_> {
                     for buf in &mut bufs[..count] {
                         self.reader.feed(std::mem::take(buf));
                     }
-                    let unread = self.unread.set(self.reader.buffered());
-                    // Frames that are not whole hold memory that no settlement gives back, so they have a bound of
-                    // their own, and it ends lanes instead of letting them wait for each other.
-                    if unread > inner.config.memory_bytes as u64 {
-                        self.session.close(CloseCode::Internal, "the node's receive buffers are full".into());
-                    }
+                    self.unread.set(self.reader.buffered());
                 }
                 Event::Finished => {
                     self.recv_ended = true;
@@ -189,11 +186,6 @@ impl Lane<'_> {
                     }
                 }
                 Event::Time => self.on_time(),
-                Event::Stopping => {
-                    stopping = true;
-                    let current = *phase.borrow();
-                    self.drain(current);
-                }
                 Event::Lost => return End::Lost,
             }
         }
@@ -231,8 +223,14 @@ impl Lane<'_> {
                     tokio::task::consume_budget().await;
                 }
                 Ok(None) => {
-                    self.unread.set(self.reader.buffered());
-                    return None;
+                    let partial = self.reader.buffered();
+                    let unread = self.unread.set(partial);
+                    if partial <= PARTIAL_FRAME_FREE || unread <= self.inner.config.memory_bytes as u64 {
+                        return None;
+                    }
+                    // Frames that are not whole hold memory that no settlement gives back, so they have a bound of
+                    // their own, and it ends lanes instead of letting them wait for each other.
+                    self.session.close(CloseCode::Internal, "the node's receive buffers are full".into());
                 }
                 Err(error) => self.session.broken(&error),
             }
@@ -243,7 +241,7 @@ impl Lane<'_> {
         self.waiting.is_none() && self.out.len() < OUT_BYTES_MAX && self.session.wants_read()
     }
 
-    async fn wait(&mut self, bufs: &mut [Bytes], phase: &mut watch::Receiver<Phase>, stopping: bool) -> Event {
+    async fn wait(&mut self, bufs: &mut [Bytes]) -> Event {
         let may_read = self.may_read() && !self.recv_ended;
         let to_write = &self.out[self.out_written..];
         let mut deadline = self.session.deadline().map(|at| self.inner.started + at);
@@ -254,6 +252,14 @@ impl Lane<'_> {
             None => {}
         }
         let has_memory = memory.is_some();
+        // Deadlines mostly move away with every frame. The timer is left where it is, and fires early for nothing
+        // once in a while, because setting it costs more than a frame.
+        if let Some(at) = deadline
+            && (at < self.timer_at || self.timer.is_elapsed())
+        {
+            self.timer_at = at;
+            self.timer.as_mut().reset(at.into());
+        }
         tokio::select! {
             biased;
             () = self.mailbox.wait() => Event::Letters,
@@ -266,8 +272,7 @@ impl Lane<'_> {
                 Ok(None) => Event::Finished,
                 Err(_) => Event::Lost,
             },
-            () = async { if let Some(at) = deadline { sleep_until(at.into()).await } }, if deadline.is_some() => Event::Time,
-            _ = phase.changed(), if !stopping => Event::Stopping,
+            () = &mut self.timer, if deadline.is_some() => Event::Time,
         }
     }
 
@@ -282,9 +287,12 @@ impl Lane<'_> {
         self.session.tick(self.inner.started.elapsed());
     }
 
-    fn drain(&mut self, phase: Phase) {
+    /// When the node stops: asks the client to leave.
+    fn drain(&mut self) {
+        let phase = *self.inner.phase.borrow();
         if let Phase::Draining(deadline) = phase {
-            self.session.drain(CloseCode::ShuttingDown, "the node is stopping", deadline, self.inner.started.elapsed());
+            let now = self.inner.started.elapsed();
+            self.session.drain(CloseCode::ShuttingDown, "the node is stopping", deadline, now);
         }
     }
 
@@ -299,7 +307,7 @@ impl Lane<'_> {
             self.claimed.push(producer);
         }
         let id = engine::ProducerId(producer.0);
-        let settled = devices.iter().map(|device| self.inner.store.last_settled(id, device)).collect();
+        let settled = devices.iter().map(|device| self.inner.store.last_settled(id, device).0).collect();
         drop(producers);
         self.session.resumed(producer, settled);
     }
@@ -345,7 +353,7 @@ impl Lane<'_> {
             values: rows * batch.fields.len(),
         };
         self.mailbox.expect(ticket, in_flight);
-        let request = Append {
+        let request = engine::Append {
             producer: engine::ProducerId(producer.0),
             seq: engine::SeqNo(seq),
             payload: payload.clone(),

@@ -9,7 +9,11 @@ use tokio::time::timeout;
 
 use super::{Inner, Phase, connection};
 use crate::identity::Peer;
+use crate::quic::QuicSettings;
 use crate::wire::CloseCode;
+
+/// What every connection may send unread, however many there are.
+const WINDOW_MIN: u32 = 64 << 10;
 
 /// Accepts until the endpoint closes or the node begins to stop.
 pub(super) async fn run(inner: Arc<Inner>) {
@@ -48,7 +52,7 @@ fn admit(inner: &Arc<Inner>, incoming: Incoming) {
 async fn serve(inner: Arc<Inner>, incoming: Incoming, handshake: Held) {
     let remote = incoming.remote_address();
     inner.metrics.handshakes.add(1);
-    let outcome = match incoming.accept() {
+    let outcome = match incoming.accept_with(Arc::new(config_for_next(&inner))) {
         Ok(connecting) => match timeout(inner.config.handshake_timeout, connecting).await {
             Ok(result) => result.map_err(|error| error.to_string()),
             Err(_) => Err(format!("no end within {:?}", inner.config.handshake_timeout)),
@@ -87,6 +91,24 @@ async fn serve(inner: Arc<Inner>, incoming: Incoming, handshake: Held) {
     inner.live.remove(id);
     inner.metrics.connections.sub(1);
     drop(held);
+}
+
+/// The settings of a new connection. What its peer may send unread lies in memory, so the more connections there are,
+/// the less each gets: a quarter of the memory bound is shared out.
+fn config_for_next(inner: &Inner) -> quinn::ServerConfig {
+    let mut config = quinn::ServerConfig::clone(&inner.accepting.load());
+    let settings = &inner.config.quic;
+    let connections = inner.admission.connections.load(Ordering::Relaxed) + 1;
+    let share = u32::try_from(inner.config.memory_bytes / 4 / connections).unwrap_or(u32::MAX).max(WINDOW_MIN);
+    if share < settings.receive_window {
+        let window = QuicSettings {
+            receive_window: share,
+            stream_receive_window: share.min(settings.stream_receive_window),
+            ..settings.clone()
+        };
+        config.transport_config(window.transport());
+    }
+    config
 }
 
 fn identify(inner: &Inner, connection: &Connection) -> Result<Peer, String> {

@@ -1,14 +1,14 @@
-//! Owns what other threads tell a lane: outcomes of its batches, loss of a producer; does not act on it.
+//! Owns what others tell a lane: outcomes of its batches, loss of a producer, the node's end; does not act on it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tidewell_engine::Refusal;
+use tidewell_engine::{AppendSink, Refusal};
 use tokio::sync::Notify;
 
-use super::Inner;
-use super::store::AppendSink;
+use super::memory::Budget;
+use super::metrics::Metrics;
 use crate::wire::ProducerId;
 
 /// What a lane is told.
@@ -18,6 +18,8 @@ pub(super) enum Letter {
     Settled(u64, Result<(), Refusal>),
     /// Another lane has resumed this producer.
     Fenced(ProducerId),
+    /// The node begins to stop.
+    Stopping,
 }
 
 /// What a batch in flight holds and will count for.
@@ -30,9 +32,10 @@ pub(super) struct InFlight {
 }
 
 /// One lane's mailbox. It outlives the lane until the last of its batches is settled, so that memory is given back
-/// also for a connection that is gone.
+/// also for a connection that is gone. So it must not hold the endpoint.
 pub(super) struct Mailbox {
-    inner: Arc<Inner>,
+    memory: Arc<Budget>,
+    metrics: Arc<Metrics>,
     state: Mutex<State>,
     notify: Notify,
 }
@@ -44,13 +47,13 @@ struct State {
 }
 
 impl Mailbox {
-    pub fn new(inner: Arc<Inner>) -> Self {
-        Self { inner, state: Mutex::default(), notify: Notify::new() }
+    pub fn new(memory: Arc<Budget>, metrics: Arc<Metrics>) -> Self {
+        Self { memory, metrics, state: Mutex::default(), notify: Notify::new() }
     }
 
     /// Notes a batch before it is handed to the store, which may settle it at any moment after.
     pub fn expect(&self, ticket: u64, in_flight: InFlight) {
-        self.inner.metrics.in_flight_bytes.add(in_flight.reserved as u64);
+        self.metrics.in_flight_bytes.add(in_flight.reserved as u64);
         self.state.lock().in_flight.insert(ticket, in_flight);
     }
 
@@ -61,8 +64,8 @@ impl Mailbox {
     }
 
     fn give_back(&self, held: InFlight) {
-        self.inner.memory.release(held.reserved);
-        self.inner.metrics.in_flight_bytes.sub(held.reserved as u64);
+        self.memory.release(held.reserved);
+        self.metrics.in_flight_bytes.sub(held.reserved as u64);
     }
 
     /// Puts a letter in. The lane is woken by the first; it takes all at once.
@@ -97,7 +100,7 @@ impl AppendSink for Mailbox {
         drop(state);
         self.give_back(held);
         if accepted {
-            let metrics = &self.inner.metrics;
+            let metrics = &self.metrics;
             metrics.batches.add(1);
             metrics.rows.add(held.rows as u64);
             metrics.values.add(held.values as u64);

@@ -72,12 +72,14 @@ struct Inner {
     store: Arc<dyn Store>,
     grants: SharedGrants,
     metrics: Arc<Metrics>,
-    memory: memory::Budget,
+    memory: Arc<memory::Budget>,
     /// Bytes received on all lanes and not yet handed on.
     unread_bytes: Counter,
     admission: listener::Admission,
     live: live::Live,
     revoked: ArcSwap<Revoked>,
+    /// What new connections get, before the share of memory of each is known.
+    accepting: ArcSwap<quinn::ServerConfig>,
     producers: [Mutex<Producers>; PRODUCER_LOCKS],
     lanes: Mutex<HashMap<u64, Arc<mailbox::Mailbox>>>,
     lane_next: AtomicU64,
@@ -112,6 +114,7 @@ impl Server {
         store: Arc<dyn Store>,
     ) -> Result<Self, StartError> {
         let quinn_config = quic::server_config(material, &config.quic)?;
+        let accepting = ArcSwap::from_pointee(quinn_config.clone());
         let revoked = material.revoked()?;
         let fail = |source| StartError::Bind { addr: config.addr, source };
         let bound = config.quic.bind(config.addr).map_err(fail)?;
@@ -124,7 +127,7 @@ impl Server {
         )
         .map_err(fail)?;
         let inner = Arc::new(Inner {
-            memory: memory::Budget::new(config.memory_bytes),
+            memory: Arc::new(memory::Budget::new(config.memory_bytes)),
             config,
             endpoint,
             store,
@@ -134,6 +137,7 @@ impl Server {
             admission: listener::Admission::default(),
             live: live::Live::default(),
             revoked: ArcSwap::from_pointee(revoked),
+            accepting,
             producers: Default::default(),
             lanes: Mutex::default(),
             lane_next: AtomicU64::new(1),
@@ -171,7 +175,8 @@ impl Server {
         let inner = &self.inner;
         let config = quic::server_config(material, &inner.config.quic)?;
         let revoked = material.revoked()?;
-        inner.endpoint.set_server_config(Some(config));
+        inner.endpoint.set_server_config(Some(config.clone()));
+        inner.accepting.store(Arc::new(config));
         let closing = inner.live.matching(|peer| revoked.contains(peer));
         inner.revoked.store(Arc::new(revoked));
         for connection in &closing {
@@ -187,6 +192,9 @@ impl Server {
         let inner = &self.inner;
         inner.endpoint.set_server_config(None);
         inner.phase.send_replace(Phase::Draining(deadline));
+        for mailbox in inner.lanes.lock().values() {
+            mailbox.post(mailbox::Letter::Stopping);
+        }
         let drained = async {
             while inner.live.len() > 0 {
                 tokio::time::sleep(Duration::from_millis(2)).await;

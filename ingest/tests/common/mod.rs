@@ -1,5 +1,5 @@
 //! Owns what the behaviour tests share: certificates, a node on a free port, a store that can stall, batches.
-#![allow(dead_code)] // each test file uses its part
+#![allow(dead_code, clippy::unwrap_used)] // each test file uses its part, and helpers of tests may panic
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -10,15 +10,15 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use tempfile::TempDir;
-use tidewell_codec::{Batch, BatchField, Column, DeviceRuns, Values};
-use tidewell_engine::{ProducerId, Refusal, RefusalCode, SeqNo};
+use tidewell_codec::{Batch, BatchField, Column, DeviceRuns, Tier, Values, encode_batch};
+use tidewell_engine::{Append, ProducerId, Refusal, RefusalCode, SeqNo};
 use tidewell_ingest::authority::Authority;
 use tidewell_ingest::client::ClientConfig;
 use tidewell_ingest::grants::{Grants, GrantsConfig};
 use tidewell_ingest::identity::Identity;
-use tidewell_ingest::server::store::{Append, Store};
-use tidewell_ingest::server::{Server, ServerConfig};
+use tidewell_ingest::server::{Server, ServerConfig, Store};
 use tidewell_ingest::tls::{TlsFiles, TlsMaterial};
+use tidewell_ingest::wire::{self, BatchFrame, Frame, FrameReader, Hello, Received};
 
 /// A directory with a development set and more certificates.
 pub struct Tls(pub TempDir);
@@ -200,8 +200,84 @@ impl Store for MemoryStore {
 
     fn skip(&self, _producer: ProducerId, _seq: SeqNo) {} // this store never refuses for now
 
-    fn last_settled(&self, producer: ProducerId, device: &str) -> u64 {
+    fn last_settled(&self, producer: ProducerId, device: &str) -> SeqNo {
         let shard = tidewell_codec::shard_of(device, self.shards);
-        self.state.lock().settled.get(&(producer, shard)).copied().unwrap_or(0)
+        SeqNo(self.state.lock().settled.get(&(producer, shard)).copied().unwrap_or(0))
     }
+}
+
+/// A peer that speaks frames by hand, and so can say what the client library never says.
+pub struct RawPeer {
+    pub endpoint: quinn::Endpoint,
+    pub connection: quinn::Connection,
+}
+
+impl RawPeer {
+    pub async fn connect(addr: SocketAddr, config: rustls::ClientConfig) -> Result<Self, quinn::ConnectionError> {
+        let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(config).unwrap();
+        let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+        let config = quinn::ClientConfig::new(Arc::new(crypto));
+        let connection = endpoint.connect_with(config, addr, "localhost").unwrap().await?;
+        Ok(Self { endpoint, connection })
+    }
+
+    pub async fn lane(&self) -> RawLane {
+        let (send, recv) = self.connection.open_bi().await.unwrap();
+        RawLane { send, recv, reader: FrameReader::new(0) }
+    }
+}
+
+pub struct RawLane {
+    pub send: quinn::SendStream,
+    pub recv: quinn::RecvStream,
+    reader: FrameReader,
+}
+
+impl RawLane {
+    pub async fn say(&mut self, frame: &Frame) {
+        let mut bytes = Vec::new();
+        frame.encode(&mut bytes);
+        self.send.write_all(&bytes).await.unwrap();
+    }
+
+    /// The next frame; `None` when the node ended the lane.
+    pub async fn hear(&mut self) -> Option<Frame> {
+        loop {
+            match self.reader.next().unwrap() {
+                Some(Received::Frame(frame)) => return Some(frame),
+                Some(other) => panic!("a node does not send {other:?}"),
+                None => {}
+            }
+            let chunk = tokio::time::timeout(Duration::from_secs(20), self.recv.read_chunk(65_536, true));
+            match chunk.await.expect("the node answers within 20 s") {
+                Ok(Some(chunk)) => self.reader.feed(chunk.bytes),
+                Ok(None) | Err(_) => return None,
+            }
+        }
+    }
+
+    /// Greets and opens a producer.
+    pub async fn open(&mut self, producer: u128) {
+        self.say(&Frame::Hello(Hello { version_min: 1, version_max: 1, software: "test".into() })).await;
+        assert!(matches!(self.hear().await, Some(Frame::Welcome(_))));
+        self.say(&Frame::Resume { producer: wire::ProducerId(producer), devices: vec![] }).await;
+        assert!(matches!(self.hear().await, Some(Frame::Resumed { .. })));
+    }
+
+    pub async fn batch(&mut self, producer: u128, seq: u64, payload: Vec<u8>) {
+        let frame = BatchFrame {
+            producer: wire::ProducerId(producer),
+            seq,
+            attempt: 0,
+            durability: Default::default(),
+            payload: payload.into(),
+        };
+        self.say(&Frame::Batch(frame)).await;
+    }
+}
+
+pub fn payload(batch: &Batch) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode_batch(batch, Tier::Plain, &mut bytes);
+    bytes
 }

@@ -9,12 +9,13 @@ use globset::Glob;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use tidewell_engine::DeviceInfo;
 use tonic::Status;
 
 use super::auth::{Principal, Roles};
 use super::descriptor::no_sql;
 use super::status::engine_status;
-use super::store::{DeviceSummary, Store};
+use super::store::Store;
 
 /// The results of one action.
 pub(crate) type Results = BoxStream<'static, Result<ActionResult, Status>>;
@@ -38,7 +39,7 @@ const ACTIONS: [(&str, Kind, &str); 5] = [
         "devices",
         Kind::Devices,
         "Registered devices that the caller may read. Body: none or {\"glob\":\"truck_*\"}. Needs reader. \
-         Returns one JSON object per device: id, attributes, first_seen, last_seen.",
+         Returns one JSON object per device: id, attributes, first_seen, last_seen (null while no rows are stored).",
     ),
     (
         "describe",
@@ -133,18 +134,18 @@ fn devices(body: &[u8], store: &Arc<dyn Store>, caller: &Principal) -> Result<Re
         ),
     };
     let scope = caller.devices.clone();
-    let matching = store.devices().into_iter().filter(move |device| {
+    let matching = store.devices().map_err(|error| engine_status(&error))?.into_iter().filter(move |device| {
         scope.contains(&device.id) && glob.as_ref().is_none_or(|glob| glob.is_match(&*device.id))
     });
     Ok(stream::iter(matching.map(|device| Ok(ActionResult::new(device_json(&device).to_string())))).boxed())
 }
 
-fn device_json(device: &DeviceSummary) -> serde_json::Value {
+fn device_json(device: &DeviceInfo) -> serde_json::Value {
     json!({
         "id": device.id,
         "attributes": device.attributes,
-        "first_seen": time_text(device.first_seen_ns),
-        "last_seen": time_text(device.last_seen_ns),
+        "first_seen": device.first_seen_ns.map(time_text),
+        "last_seen": device.last_seen_ns.map(time_text),
     })
 }
 

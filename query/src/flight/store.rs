@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
-use tidewell_engine::{Error, TableSchema};
+use tidewell_engine::{DeviceInfo, Error, TableSchema};
 use tonic::Status;
 
 use super::auth::DeviceScope;
@@ -23,19 +23,6 @@ pub struct Plan {
     pub small: bool,
     /// The answer. Nothing is computed before the first batch is asked for.
     pub batches: Batches,
-}
-
-/// One device of the registry.
-#[derive(Clone, Debug)]
-pub struct DeviceSummary {
-    /// Its id.
-    pub id: Arc<str>,
-    /// Its attributes.
-    pub attributes: Arc<BTreeMap<String, String>>,
-    /// When the node first received something of it, nanoseconds since 1970 UTC.
-    pub first_seen_ns: i64,
-    /// When the node last received something of it.
-    pub last_seen_ns: i64,
 }
 
 /// A node as the query address sees it. All calls may block, and see every row acknowledged before.
@@ -57,7 +44,10 @@ pub trait Store: Send + Sync + 'static {
     fn has_devices(&self, table: &str, scope: &DeviceScope) -> Result<bool, Error>;
 
     /// All devices, sorted by id.
-    fn devices(&self) -> Vec<DeviceSummary>;
+    ///
+    /// # Errors
+    /// When a file is damaged.
+    fn devices(&self) -> Result<Vec<DeviceInfo>, Error>;
 
     /// Replaces the attributes of a device.
     ///

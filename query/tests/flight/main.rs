@@ -4,4 +4,5 @@
 
 mod access;
 mod bounds;
+mod queries;
 mod support;

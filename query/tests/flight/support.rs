@@ -9,11 +9,11 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tidewell_codec::FieldType;
-use tidewell_engine::{Error, FieldDef, TableSchema};
+use tidewell_engine::{DeviceInfo, Error, FieldDef, TableSchema};
 use tidewell_query::export::{column_array, device_array, rows_schema, time_array};
 use tidewell_query::flight::{
-    Authenticator, Batches, ClientError, ClientOptions, Credentials, DeviceScope, DeviceSummary, FlightLimits,
-    FlightQueries, Plan, Principal, QueryClient, Roles, Store, serve_flight, tls,
+    Authenticator, Batches, ClientError, ClientOptions, Credentials, DeviceScope, FlightLimits, FlightQueries, Plan,
+    Principal, QueryClient, Roles, Store, serve_flight, tls,
 };
 use tidewell_query::{CancelFlag, Request};
 use tokio::net::TcpListener;
@@ -257,14 +257,14 @@ impl Store for Script {
         Ok(table == "tiny" && scope.contains("truck_1"))
     }
 
-    fn devices(&self) -> Vec<DeviceSummary> {
-        let device = |id: &str| DeviceSummary {
+    fn devices(&self) -> Result<Vec<DeviceInfo>, Error> {
+        let device = |id: &str| DeviceInfo {
             id: id.into(),
             attributes: Arc::new([("fleet".to_owned(), "north".to_owned())].into()),
-            first_seen_ns: 0,
-            last_seen_ns: 1_500_000_000,
+            first_seen_ns: Some(0),
+            last_seen_ns: Some(1_500_000_000),
         };
-        vec![device("pump_1"), device("truck_1"), device("truck_2")]
+        Ok(vec![device("pump_1"), device("truck_1"), device("truck_2")])
     }
 
     fn set_attributes(&self, device: &str, attributes: BTreeMap<String, String>) -> Result<(), Error> {

@@ -1,0 +1,101 @@
+//! Owns the engine as the query address sees it; does not compute answers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tidewell_engine::{DeviceInfo, Engine, Error, ShardFigures, TableSchema};
+use tonic::Status;
+
+use super::auth::DeviceScope;
+use super::plan::plan;
+use super::store::{Plan, Store};
+use crate::query::{CancelFlag, QueryLimits};
+use crate::request::Request;
+
+/// Answers from an engine's newest snapshot.
+pub struct EngineStore {
+    engine: Arc<Engine>,
+    limits: QueryLimits,
+}
+
+impl EngineStore {
+    /// A store over `engine`. The time limit in `limits` is wall time and includes that of a slow client, so it is
+    /// lifted here: the service counts computing time and stalls apart (see `FlightLimits`).
+    pub fn new(engine: Arc<Engine>, limits: QueryLimits) -> Self {
+        Self { engine, limits: QueryLimits { time_max: Duration::from_secs(365 * 86_400), ..limits } }
+    }
+}
+
+impl Store for EngineStore {
+    fn plan(&self, request: &Request, scope: &DeviceScope, cancel: CancelFlag) -> Result<Plan, Status> {
+        plan(&self.engine.snapshot(), request, scope, self.limits.clone(), cancel)
+    }
+
+    fn tables(&self) -> Vec<Arc<TableSchema>> {
+        self.engine.snapshot().tables()
+    }
+
+    fn has_devices(&self, table: &str, scope: &DeviceScope) -> Result<bool, Error> {
+        match self.engine.snapshot().table(table) {
+            Some(view) => Ok(view.devices()?.iter().any(|device| scope.contains(device))),
+            None => Ok(false),
+        }
+    }
+
+    fn devices(&self) -> Result<Vec<DeviceInfo>, Error> {
+        self.engine.snapshot().devices()
+    }
+
+    fn set_attributes(&self, device: &str, attributes: BTreeMap<String, String>) -> Result<(), Error> {
+        self.engine.set_attributes(device, attributes)
+    }
+
+    fn flush(&self) -> Result<(), Error> {
+        self.engine.flush()
+    }
+
+    fn compact(&self) -> Result<(), Error> {
+        self.engine.compact()
+    }
+
+    fn stats(&self) -> Value {
+        let shards: Vec<Value> = self.engine.figures().iter().map(shard_json).collect();
+        let tables: Vec<Value> = self.engine.snapshot().tables().iter().map(|table| table_json(table)).collect();
+        json!({"tables": tables, "shards": shards})
+    }
+}
+
+fn table_json(table: &TableSchema) -> Value {
+    let fields: serde_json::Map<String, Value> =
+        table.fields.iter().map(|f| (f.name.to_string(), f.field_type.name().into())).collect();
+    json!({"name": table.name, "fields": fields})
+}
+
+fn shard_json(shard: &ShardFigures) -> Value {
+    json!({
+        "batches": shard.batches,
+        "duplicate_batches": shard.duplicate_batches,
+        "refused_batches": shard.refused_batches,
+        "rows": shard.rows,
+        "log_bytes": shard.log_bytes,
+        "log_syncs": shard.log_syncs,
+        "log_sync_last_us": shard.log_sync_last_us,
+        "log_sync_max_us": shard.log_sync_max_us,
+        "memtable_bytes": shard.memtable_bytes,
+        "memtables_sealed": shard.memtables_sealed,
+        "flushes": shard.flushes,
+        "flush_bytes": shard.flush_bytes,
+        "compactions": shard.compactions,
+        "compaction_bytes": shard.compaction_bytes,
+        "stalls": shard.stalls,
+        "queued": shard.queued,
+        "producers": shard.producers,
+        "disk_full": shard.disk_full,
+        "poisoned": shard.poisoned,
+        "segments": shard.segments,
+        "segment_bytes": shard.segment_bytes,
+        "segment_rows": shard.segment_rows,
+    })
+}
