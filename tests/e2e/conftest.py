@@ -17,8 +17,9 @@ def program():
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory):
-    """One node for the tests of a file."""
+    """One node for the tests of a file; it remembers what it was asked, so that the last test can ask again."""
     node = Node(tmp_path_factory.mktemp("node")).start()
+    node.asked = {}
     yield node
     if node.process is not None:
         assert node.stop() == 0, node.log_text()

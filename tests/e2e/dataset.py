@@ -229,9 +229,9 @@ def solar() -> DataSet:
         titles = dict(zip(kinds, [rows.columns[1], rows.columns[5], rows.columns[14], rows.columns[18]]))
         moments = times(pd.to_datetime(rows["Datum & Uhrzeit"], format="%d.%m.%Y %H:%M").dt.tz_localize("+01:00"))
         named = rows.rename(columns={title: name for name, title in titles.items()})
-        parts.append(("solar_controller", moments, named.replace({"s5": {888.8: None}})))
+        parts.append(("solar_controller", moments, named))
     flags = ["--table", "controller", "--device", "solar_controller", "--time-column", "Datum & Uhrzeit", "--encoding", "latin-1"]
-    flags += ["--time-format", "%d.%m.%Y %H:%M", "--time-zone", "+01:00", "--decimal-comma", "--null", "888,8", "--on-error", "skip", "--fields", ",".join(titles.values())]
+    flags += ["--time-format", "%d.%m.%Y %H:%M", "--time-zone", "+01:00", "--decimal-comma", "--on-error", "skip", "--fields", ",".join(titles.values())]
     for name, title in titles.items():
         flags += ["--rename", f"{title}={name}"]
     flags += ["--types", ",".join(f"{name}={kind}" for name, kind in kinds.items())]

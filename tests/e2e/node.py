@@ -39,6 +39,7 @@ class Node:
         self.process = None
         self.ready = None
         self._client = None
+        self.asked: dict[bytes, pa.Table] | None = None
         # The note about the last node belongs to this node alone, so that commands find it without flags.
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("TIDEWELL_")}
         self.env["XDG_STATE_HOME"] = str(folder / "state")
@@ -112,12 +113,19 @@ class Node:
 
     def ask_ticket(self, ticket: bytes) -> pa.Table:
         options = flight.FlightCallOptions(timeout=CALL_SECONDS_MAX)
-        return self.client.do_get(flight.Ticket(ticket), options).read_all()
+        answer = self.client.do_get(flight.Ticket(ticket), options).read_all()
+        if self.asked is not None:
+            self.asked.setdefault(ticket, answer)
+        return answer
 
     def action(self, name: str, body: dict | None = None) -> list[dict]:
         options = flight.FlightCallOptions(timeout=CALL_SECONDS_MAX)
         action = flight.Action(name, b"" if body is None else json.dumps(body).encode())
         return [json.loads(result.body.to_pybytes()) for result in self.client.do_action(action, options)]
+
+    def figure(self, name: str) -> int:
+        """A figure of the stats action, added over the shards."""
+        return sum(shard[name] for shard in self.action("stats")[0]["shards"])
 
     def run(self, *arguments, check: bool = True, stdin: bytes | None = None) -> subprocess.CompletedProcess:
         """A command of the program, which finds this node by its note."""
@@ -141,6 +149,36 @@ class Node:
 def question(kind: str, /, **request) -> bytes:
     """A request as JSON; a trailing `_` of a key is dropped."""
     return json.dumps({kind: {key.rstrip("_"): value for key, value in request.items()}}).encode()
+
+
+def bits(table: pa.Table) -> pa.Table:
+    """Doubles as integers, so that NaN equals NaN and -0 is not +0."""
+    columns = [pa.concat_arrays(c.chunks) if c.num_chunks else pa.array([], c.type) for c in table.columns]
+    view = [c.view(pa.int64()) if pa.types.is_float64(c.type) else c for c in columns]
+    return pa.table(view, names=table.column_names)
+
+
+def replay(node: Node, what: str) -> None:
+    """Asks everything again that was asked since `asked` was set; every answer must be the same to the bit."""
+    asked, node.asked = node.asked, None
+    for ticket, answer in asked.items():
+        assert bits(node.ask_ticket(ticket)).equals(bits(answer)), f"after {what}: another answer to {ticket.decode()}"
+    node.asked = asked
+
+
+def replay_everywhere(node: Node) -> None:
+    """The same questions to rows in segments, in compacted segments, after a restart and after a crash."""
+    assert node.asked, "no test asked anything before"
+    node.action("flush")
+    replay(node, "a flush")
+    node.action("compact")
+    replay(node, "a compaction")
+    assert node.stop() == 0
+    node.start()
+    replay(node, "a restart")
+    node.kill()
+    node.start()
+    replay(node, "a crash")
 
 
 def wait_until(condition, seconds: float = 10.0) -> None:

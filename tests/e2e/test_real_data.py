@@ -5,7 +5,7 @@ import pytest
 
 import dataset
 import reference as ref
-from node import HIGHEST, LOWEST
+from node import HIGHEST, LOWEST, replay_everywhere
 from reference import AGGREGATES, DAY, HOUR, MINUTE, SECOND, at, check
 
 
@@ -307,3 +307,8 @@ def test_reference_figures_of_meters_bikes_cars_and_the_plant(node, loaded):
 
     run = node.ask("downsample", table="pump", start="2020-02-08T14:00:00Z", end="2020-02-08T14:01:00Z", every="1m", fields=["Current"], aggregates=["count", "mean", "min", "max"])
     check(run, {"device": ["bench"], "time": [at("2020-02-08T14:00:00")], "Current_count": [56], "Current_mean": [2.327990535714286], "Current_min": [1.35076], "Current_max": [3.02436]})
+
+
+def test_the_same_answers_from_segments_and_after_a_crash(node):
+    # Last in this file: asks again what the tests before have asked.
+    replay_everywhere(node)

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 import reference as ref
-from node import HIGHEST, LOWEST
+from node import HIGHEST, LOWEST, replay_everywhere
 from reference import AGGREGATES, HOUR, MINUTE, SECOND, at, check, column, frame
 
 INF, NAN = math.inf, math.nan
@@ -207,3 +207,8 @@ def test_line_protocol_types_escapes_and_multi_line_texts(node, tmp_path):
     answer = node.ask("range", table="m_x", start=LOWEST, end=HIGHEST, fields=["f", "i", "u", "t", "b", "s", "site"])
     expected = {"device": ["a,b=c d"] * 2, "time": [10, 11], "f": [1.0, -0.0], "i": [2, None], "u": [3, None], "t": [True, None], "b": [None, False]}
     check(answer, expected | {"s": ['say "hi"\nsecond line', None], "site": ["north", "south"]})
+
+
+def test_the_same_answers_from_segments_and_after_a_crash(node):
+    # Last in this file: asks again what the tests before have asked.
+    replay_everywhere(node)
