@@ -14,6 +14,9 @@ use super::store::{Plan, Store};
 use crate::query::{CancelFlag, QueryLimits};
 use crate::request::Request;
 
+/// Memtables of a shard up to this size are gathered in well under a millisecond.
+const LOOK_BYTES_MAX: u64 = 8 << 20;
+
 /// Answers from an engine's newest snapshot.
 pub struct EngineStore {
     engine: Arc<Engine>,
@@ -30,7 +33,10 @@ impl EngineStore {
 
 impl Store for EngineStore {
     fn plan(&self, request: &Request, scope: &DeviceScope, cancel: CancelFlag) -> Result<Plan, Status> {
-        plan(&self.engine.snapshot(), request, scope, self.limits.clone(), cancel)
+        // A scan gathers a device's rows in memory at once, so looking ahead is cheap only while memtables are small.
+        let figures = self.engine.figures();
+        let look = figures.iter().all(|shard| shard.memtables_sealed == 0 && shard.memtable_bytes <= LOOK_BYTES_MAX);
+        plan(&self.engine.snapshot(), request, scope, self.limits.clone(), cancel, look)
     }
 
     fn tables(&self) -> Vec<Arc<TableSchema>> {
