@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tidewell_engine::{DeviceInfo, Engine, Error, ShardFigures, TableSchema};
+use tidewell_codec::Batch;
+use tidewell_engine::clock::{Clock, SystemClock};
+use tidewell_engine::{Append, DeviceInfo, Engine, Error, Refusal, ShardFigures, TableSchema};
 use tonic::Status;
 
 use super::auth::DeviceScope;
@@ -56,6 +58,22 @@ impl Store for EngineStore {
 
     fn set_attributes(&self, device: &str, attributes: BTreeMap<String, String>) -> Result<(), Error> {
         self.engine.set_attributes(device, attributes)
+    }
+
+    fn shard_count(&self) -> u32 {
+        self.engine.shard_count()
+    }
+
+    fn now_ns(&self) -> i64 {
+        SystemClock.now_ns()
+    }
+
+    fn check(&self, batch: &Batch) -> Result<(), Refusal> {
+        self.engine.check(batch, self.now_ns())
+    }
+
+    fn append(&self, append: Append) -> Result<(), Refusal> {
+        self.engine.append(append)
     }
 
     fn flush(&self) -> Result<(), Error> {
