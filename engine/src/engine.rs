@@ -299,8 +299,9 @@ impl Engine {
     /// # Errors
     /// The first failed flush: the rows are in the log then, and the next open replays them.
     pub fn close(&self) -> Result<()> {
-        let flushed = self.flush();
+        // First, so that a flush that meets a full disk ends instead of waiting for room.
         self.stopping.store(true, Ordering::Relaxed);
+        let flushed = self.flush();
         for shard in &self.shards {
             shard.handle.lock().stop();
         }

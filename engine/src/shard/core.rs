@@ -53,6 +53,8 @@ struct Staged {
     append: Append,
     /// Already applied, or in this group: acknowledged with it, not written again.
     duplicate: bool,
+    /// Acknowledged already, at level `received`.
+    told: bool,
 }
 
 /// A memtable that takes no more rows and waits to become segments.
@@ -124,10 +126,12 @@ impl ShardCore {
             self.staged_bytes += append.payload.len();
             self.staged_heads.insert(producer, seq);
         }
-        if append.durability == Durability::Received {
+        // While the disk is full, memory is no place to stay: such a batch waits for the commit like any other.
+        let told = append.durability == Durability::Received && self.stats.disk_full.get() == 0;
+        if told {
             append.settle(Ok(()));
         }
-        self.staged.push(Staged { append, duplicate });
+        self.staged.push(Staged { append, duplicate, told });
     }
 
     /// Whether the group should be committed before more is staged.
@@ -149,8 +153,11 @@ impl ShardCore {
             self.fail_group(staged, &error);
             return;
         }
+        if self.staged_bytes > 0 {
+            // A group of repetitions has asked the disk for nothing.
+            self.stats.disk_full.set(0);
+        }
         self.staged_bytes = 0;
-        self.stats.disk_full.set(0);
         self.publish(staged, now_ns);
     }
 
@@ -176,8 +183,8 @@ impl ShardCore {
         let mut fresh = Vec::with_capacity(staged.len());
         {
             let mut heads = self.heads.write();
-            for Staged { append, duplicate } in staged {
-                let Append { producer, seq, batch, received_ns, durability, ticket, sink, .. } = append;
+            for Staged { append, duplicate, told: told_before } in staged {
+                let Append { producer, seq, batch, received_ns, ticket, sink, .. } = append;
                 if duplicate {
                     self.stats.duplicate_batches.add(1);
                 } else {
@@ -188,7 +195,7 @@ impl ShardCore {
                         fresh.push((batch, schema, received_ns));
                     }
                 }
-                if durability == Durability::Durable {
+                if !told_before {
                     told.push((sink, ticket));
                 }
             }
@@ -219,7 +226,12 @@ impl ShardCore {
                 poisoned(self.shard, &error.to_string())
             }
         };
-        for Staged { append, duplicate } in staged {
+        for Staged { append, duplicate, told } in staged {
+            // Lost, as `received` allows; its sender will not send it again, so nothing may wait for it.
+            if told {
+                self.stats.refused_batches.add(1);
+                continue;
+            }
             // A duplicate may repeat a batch of this very group, so only what was applied before is acknowledged.
             if duplicate && append.seq <= self.heads.read().last(append.producer) {
                 append.settle(Ok(()));
