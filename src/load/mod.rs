@@ -387,7 +387,8 @@ pub async fn run(args: LoadArgs) -> Result<u8> {
         return Err(error);
     }
     parsed.result?;
-    Ok(if summary.stopped { EXIT_FAILED } else { EXIT_OK })
+    // Skipping bad lines was asked for; rows that the node refused are rows that the caller believed to be good.
+    Ok(if summary.stopped || summary.refused_rows > 0 { EXIT_FAILED } else { EXIT_OK })
 }
 
 fn progress_bar(args: &LoadArgs) -> ProgressBar {
