@@ -508,7 +508,7 @@ mod tests {
         let words = line.split_whitespace().map(|w| w.replace('~', " "));
         let cli = Cli::try_parse_from(["tidewell".to_owned(), "query".to_owned()].into_iter().chain(words))?;
         let Command::Query(command) = cli.command else { panic!("another command") };
-        let text = match command {
+        let text = match *command {
             QueryCommand::Range(args) => range_request(&args, NOW),
             QueryCommand::Latest(args) => latest_request(&args, NOW),
             QueryCommand::Downsample(args) => downsample_request(&args, NOW),

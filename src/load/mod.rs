@@ -563,10 +563,8 @@ fn print_summary(summary: &Summary, args: &LoadArgs) {
         line += &format!(", {} refused by the node", thousands(summary.refused_rows));
     }
     if summary.bad_lines > 0 {
-        line +=
-            &format!(", {} bad lines {}", thousands(summary.bad_lines), if summary.stopped { "" } else { "skipped" })
-                .trim_end()
-                .to_owned();
+        let fate = if summary.stopped { "" } else { " skipped" };
+        line += &format!(", {} bad lines{fate}", thousands(summary.bad_lines));
     }
     line += &format!(
         "; {:.1} s, {} rows/s, {} read",
