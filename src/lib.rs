@@ -3,7 +3,7 @@
 //! - [`cli`]: commands and help; [`config`]: settings of a node; [`units`]: sizes and durations in words
 //! - [`serve`]: start order, stop order; [`admin`]: metrics and health over HTTP; [`telemetry`]: logs
 //! - [`load`], [`query`], [`cert`], [`inspect`]: the commands for data, questions, certificates, damage
-//! - [`demo`], [`bench`]: the whole loop to look at, and to measure
+//! - [`demo`], [`mod@bench`]: the whole loop to look at, and to measure
 //! - [`connect`], [`last_node`], [`output`], [`failure`]: which node, printed how, ended how
 
 #![forbid(unsafe_code)]
@@ -49,7 +49,7 @@ pub fn run(cli: Cli) -> Result<u8> {
         )),
         Command::Demo(args) => runtime()?.block_on(demo::run(args)),
         Command::Load(args) => runtime()?.block_on(load::run(*args)),
-        Command::Query(command) => runtime()?.block_on(query::run(command)),
+        Command::Query(command) => runtime()?.block_on(query::run(*command)),
         Command::Bench(command) => runtime()?.block_on(bench::run(command)),
     }
 }

@@ -1,199 +1,17 @@
 //! Owns `tidewell query`: flags to a JSON request, the answer to a printer; does not compute anything.
 
+mod args;
+
 use std::io::{BufWriter, IsTerminal, Write};
 
 use anyhow::{Context, Result};
-use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
-use crate::cli::NodeArgs;
 use crate::connect::{Purpose, Target};
 use crate::failure::{EXIT_OK, usage};
 use crate::output::{Format, Printer, rfc3339};
 use crate::units::Span;
-
-/// The questions.
-#[derive(Debug, Subcommand)]
-pub enum QueryCommand {
-    /// Rows of a range of time, ordered by device and time
-    #[command(
-        after_help = "Example:\n  tidewell query range --table readings --devices truck_1 --last 1h --where 'velocity > 50' --limit 20"
-    )]
-    Range(RangeArgs),
-    /// The last value of each field, one row per device
-    #[command(
-        after_help = "Example:\n  tidewell query latest --table readings --glob 'truck_*' --fields velocity,fuel_state"
-    )]
-    Latest(LatestArgs),
-    /// Aggregates per window of time
-    #[command(
-        after_help = "Example:\n  tidewell query downsample --table readings --every 1h --aggregates mean,max,count --fields velocity --group all"
-    )]
-    Downsample(DownsampleArgs),
-    /// Intervals in which a condition held
-    #[command(
-        after_help = "Example:\n  tidewell query threshold --table readings --where 'engine_temperature > 110' --for 5m --max-gap 1m"
-    )]
-    Threshold(ThresholdArgs),
-    /// SQL (not in this release)
-    Sql(SqlArgs),
-}
-
-/// Which node, and how the answer is printed.
-#[derive(Debug, Args)]
-pub struct AskArgs {
-    /// Which node.
-    #[command(flatten)]
-    pub node: NodeArgs,
-    /// How the answer is printed [default: table on a terminal, csv otherwise]
-    #[arg(long, value_enum, help_heading = "Output")]
-    pub format: Option<Format>,
-    /// One JSON object a row: short for --format json
-    #[arg(long, conflicts_with = "format", help_heading = "Output")]
-    pub json: bool,
-    /// Print the request instead of sending it
-    #[arg(long, help_heading = "Output")]
-    pub print_request: bool,
-}
-
-/// Table and devices.
-#[derive(Debug, Args)]
-pub struct ScopeArgs {
-    /// The table
-    #[arg(long, required_unless_present = "json_request")]
-    pub table: Option<String>,
-    /// Ids, separated by commas; without any device flag all that the certificate may read
-    #[arg(long, value_delimiter = ',', value_name = "ID,...", conflicts_with_all = ["glob", "attribute"])]
-    pub devices: Vec<String>,
-    /// Ids that match a pattern, e.g. 'truck_*'
-    #[arg(long, value_name = "PATTERN", conflicts_with = "attribute")]
-    pub glob: Option<String>,
-    /// Devices with this attribute, e.g. fleet=north; may be repeated
-    #[arg(long, value_name = "NAME=VALUE")]
-    pub attribute: Vec<String>,
-    /// Fields, separated by commas [default: all]
-    #[arg(long, value_delimiter = ',', value_name = "FIELD,...")]
-    pub fields: Vec<String>,
-    /// The whole request as JSON instead of flags, e.g. '{"latest": {"table": "readings"}}'; `-` reads standard input
-    #[arg(long, value_name = "JSON")]
-    pub json_request: Option<String>,
-}
-
-/// A range of time.
-#[derive(Debug, Args)]
-pub struct TimeArgs {
-    /// First time: RFC 3339, a date, nanoseconds since 1970, `now` or `now-15m` [default: the beginning]
-    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
-    pub start: Option<String>,
-    /// Time after the last one, written as --start [default: the end]
-    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
-    pub end: Option<String>,
-    /// Short for --start now-SPAN --end now
-    #[arg(long, value_name = "SPAN", conflicts_with_all = ["start", "end"])]
-    pub last: Option<Span>,
-}
-
-/// `query range`.
-#[derive(Debug, Args)]
-pub struct RangeArgs {
-    /// Table and devices.
-    #[command(flatten)]
-    pub scope: ScopeArgs,
-    /// Range of time.
-    #[command(flatten)]
-    pub time: TimeArgs,
-    /// Only rows for which this holds, e.g. 'velocity > 50 AND status IN (1, 2)'
-    #[arg(long = "where", value_name = "CONDITION")]
-    pub condition: Option<String>,
-    /// At most so many rows
-    #[arg(long, value_name = "ROWS")]
-    pub limit: Option<u64>,
-    /// How to ask and print.
-    #[command(flatten)]
-    pub ask: AskArgs,
-}
-
-/// `query latest`.
-#[derive(Debug, Args)]
-pub struct LatestArgs {
-    /// Table and devices.
-    #[command(flatten)]
-    pub scope: ScopeArgs,
-    /// As it was at this time, written as --start of `range`
-    #[arg(long, value_name = "TIME")]
-    pub as_of: Option<String>,
-    /// How to ask and print.
-    #[command(flatten)]
-    pub ask: AskArgs,
-}
-
-/// `query downsample`.
-#[derive(Debug, Args)]
-pub struct DownsampleArgs {
-    /// Table and devices.
-    #[command(flatten)]
-    pub scope: ScopeArgs,
-    /// Range of time.
-    #[command(flatten)]
-    pub time: TimeArgs,
-    /// Length of a window: 10s, 5m, 1h, or of the calendar 1d, 1mo, 1y
-    #[arg(long, value_name = "SPAN", required_unless_present = "json_request")]
-    pub every: Option<String>,
-    /// Windows are counted from here [default: 1970-01-01T00:00:00Z]
-    #[arg(long, value_name = "TIME")]
-    pub origin: Option<String>,
-    /// Zone of calendar windows, e.g. Europe/Berlin [default: UTC]
-    #[arg(long, value_name = "ZONE")]
-    pub timezone: Option<String>,
-    /// mean, min, max, count, sum, first, last; separated by commas [default: mean]
-    #[arg(long, value_delimiter = ',', value_name = "NAME,...")]
-    pub aggregates: Vec<String>,
-    /// device, all, or attribute:NAME [default: device]
-    #[arg(long)]
-    pub group: Option<String>,
-    /// Windows without a value: none, null, previous, linear [default: none]
-    #[arg(long)]
-    pub fill: Option<String>,
-    /// How to ask and print.
-    #[command(flatten)]
-    pub ask: AskArgs,
-}
-
-/// `query threshold`.
-#[derive(Debug, Args)]
-pub struct ThresholdArgs {
-    /// Table and devices.
-    #[command(flatten)]
-    pub scope: ScopeArgs,
-    /// Range of time.
-    #[command(flatten)]
-    pub time: TimeArgs,
-    /// The condition, e.g. 'velocity > 95 AND status = 2'
-    #[arg(long = "where", value_name = "CONDITION", required_unless_present = "json_request")]
-    pub condition: Option<String>,
-    /// Only intervals at least this long
-    #[arg(long = "for", value_name = "SPAN")]
-    pub at_least: Option<String>,
-    /// Rows further apart than this end an interval [default: no bound]
-    #[arg(long, value_name = "SPAN")]
-    pub max_gap: Option<String>,
-    /// intervals, rows or devices [default: intervals]
-    #[arg(long = "return", value_name = "WHAT")]
-    pub answer: Option<String>,
-    /// How to ask and print.
-    #[command(flatten)]
-    pub ask: AskArgs,
-}
-
-/// `query sql`.
-#[derive(Debug, Args)]
-pub struct SqlArgs {
-    /// The statement
-    pub statement: Vec<String>,
-    /// How to ask and print.
-    #[command(flatten)]
-    pub ask: AskArgs,
-}
+pub use args::*;
 
 /// Runs one question.
 ///
@@ -201,7 +19,11 @@ pub struct SqlArgs {
 /// When the flags contradict each other, the node does not answer or refuses.
 pub async fn run(command: QueryCommand) -> Result<u8> {
     let now_ns = now_ns();
-    let (request, ask) = match command {
+    let unbounded = match &command {
+        QueryCommand::Downsample(args) if !args.ask.print_request => args.unbounded()?,
+        _ => None,
+    };
+    let (mut request, ask) = match command {
         QueryCommand::Range(args) => (range_request(&args, now_ns)?, args.ask),
         QueryCommand::Latest(args) => (latest_request(&args, now_ns)?, args.ask),
         QueryCommand::Downsample(args) => (downsample_request(&args, now_ns)?, args.ask),
@@ -220,6 +42,11 @@ pub async fn run(command: QueryCommand) -> Result<u8> {
     tidewell_query::Request::parse(request.as_bytes()).map_err(|e| usage(format!("request: {e}")))?;
     let target = Target::find(&ask.node, Purpose::Query)?;
     let client = target.query_client().await?;
+    let address = target.query.clone().unwrap_or_default();
+    if let Some(scope) = unbounded {
+        let extent = extent(&client, &scope).await.with_context(|| format!("query {address}"))?;
+        request = fit(&request, extent)?;
+    }
     let stdout = std::io::stdout();
     let format = match (ask.json, ask.format) {
         (true, _) => Format::Json,
@@ -230,7 +57,6 @@ pub async fn run(command: QueryCommand) -> Result<u8> {
     if format == Format::Arrow && stdout.is_terminal() {
         return Err(usage("query: Arrow is not for a terminal; redirect it to a file"));
     }
-    let address = target.query.clone().unwrap_or_default();
     let mut answer = client.query(&request).await.with_context(|| format!("query {address}"))?;
     let mut printer = Printer::new(BufWriter::new(stdout.lock()), format);
     loop {
@@ -255,6 +81,62 @@ pub async fn run(command: QueryCommand) -> Result<u8> {
         Ok(_) => Ok(EXIT_OK),
         Err(error) => closed_pipe(error),
     }
+}
+
+impl DownsampleArgs {
+    /// The tables and devices of a question that leaves an end of its range open.
+    fn unbounded(&self) -> Result<Option<Map<String, Value>>> {
+        let open = self.time.last.is_none() && (self.time.start.is_none() || self.time.end.is_none());
+        if open && self.scope.json_request.is_none() { scope_of(&self.scope).map(Some) } else { Ok(None) }
+    }
+}
+
+/// From the day of the first row to the day after the last one. Windows are counted before they are computed, so a question
+/// about all of time would be refused; years first and then days are a cheap way to find out where rows are.
+async fn extent(client: &tidewell_query::flight::QueryClient, scope: &Map<String, Value>) -> Result<(i64, i64)> {
+    use arrow::array::AsArray;
+    use arrow::datatypes::TimestampNanosecondType;
+
+    const YEAR: i64 = 366 * 86_400_000_000_000;
+    const DAY: i64 = 86_400_000_000_000;
+    let mut range = ALL_WINDOWS;
+    for (every, longest) in [("1y", YEAR), ("1d", DAY)] {
+        let mut request = scope.clone();
+        request.extend([
+            ("start".to_owned(), json!(range.0)),
+            ("end".to_owned(), json!(range.1)),
+            ("every".to_owned(), json!(every)),
+            ("group".to_owned(), json!("all")),
+            ("aggregates".to_owned(), json!(["count"])),
+        ]);
+        let mut answer = client.query(&wrap("downsample", request)).await?;
+        let (mut first, mut last) = (i64::MAX, i64::MIN);
+        while let Some(batch) = answer.next().await? {
+            let times = batch
+                .column_by_name("time")
+                .context("the answer has no time")?
+                .as_primitive::<TimestampNanosecondType>();
+            first = first.min(arrow::compute::min(times).unwrap_or(i64::MAX));
+            last = last.max(arrow::compute::max(times).unwrap_or(i64::MIN));
+        }
+        if first > last {
+            return Ok((0, DAY));
+        }
+        range = (first.max(ALL_WINDOWS.0), last.saturating_add(longest).min(ALL_WINDOWS.1));
+    }
+    Ok(range)
+}
+
+/// The request with the open ends of its range set.
+fn fit(request: &str, extent: (i64, i64)) -> Result<String> {
+    let mut value: Value = serde_json::from_str(request).context("request")?;
+    for (key, open, found) in [("start", ALL_WINDOWS.0, extent.0), ("end", ALL_WINDOWS.1, extent.1)] {
+        let place = &mut value["downsample"][key];
+        if *place == json!(open) {
+            *place = json!(found);
+        }
+    }
+    Ok(value.to_string())
 }
 
 /// A reader that has enough (`| head`) is no error.
@@ -302,15 +184,20 @@ fn time(text: &str, flag: &str, now_ns: i64) -> Result<Value> {
     reader.read(text).map(|ns| json!(rfc3339(ns))).map_err(|_| bad(text))
 }
 
-fn range_of(args: &TimeArgs, now_ns: i64, into: &mut Map<String, Value>) -> Result<()> {
+/// All of time, as far as nanoseconds reach.
+const ALL: (i64, i64) = (i64::MIN, i64::MAX);
+/// Years that hold whole windows: 1680 to 2260.
+const ALL_WINDOWS: (i64, i64) = (-9_151_488_000_000_000_000, 9_151_488_000_000_000_000);
+
+fn range_of(args: &TimeArgs, default: (i64, i64), now_ns: i64, into: &mut Map<String, Value>) -> Result<()> {
     let (start, end) = match &args.last {
         Some(span) => {
             let ns = i64::try_from(span.0.as_nanos()).unwrap_or(i64::MAX);
             (json!(rfc3339(now_ns.saturating_sub(ns))), json!(rfc3339(now_ns)))
         }
         None => (
-            args.start.as_deref().map_or(Ok(json!(i64::MIN)), |t| time(t, "--start", now_ns))?,
-            args.end.as_deref().map_or(Ok(json!(i64::MAX)), |t| time(t, "--end", now_ns))?,
+            args.start.as_deref().map_or(Ok(json!(default.0)), |t| time(t, "--start", now_ns))?,
+            args.end.as_deref().map_or(Ok(json!(default.1)), |t| time(t, "--end", now_ns))?,
         ),
     };
     into.insert("start".into(), start);
@@ -374,7 +261,7 @@ fn range_request(args: &RangeArgs, now_ns: i64) -> Result<String> {
         return Ok(text);
     }
     let mut request = scope_of(&args.scope)?;
-    range_of(&args.time, now_ns, &mut request)?;
+    range_of(&args.time, ALL, now_ns, &mut request)?;
     put(&mut request, "where", &args.condition);
     put(&mut request, "limit", &args.limit);
     Ok(wrap("range", request))
@@ -396,7 +283,7 @@ fn downsample_request(args: &DownsampleArgs, now_ns: i64) -> Result<String> {
         return Ok(text);
     }
     let mut request = scope_of(&args.scope)?;
-    range_of(&args.time, now_ns, &mut request)?;
+    range_of(&args.time, ALL_WINDOWS, now_ns, &mut request)?;
     put(&mut request, "every", &args.every);
     if let Some(text) = &args.origin {
         request.insert("origin".into(), time(text, "--origin", now_ns)?);
@@ -418,7 +305,7 @@ fn threshold_request(args: &ThresholdArgs, now_ns: i64) -> Result<String> {
         return Err(usage("flag --fields: threshold answers with the fields of --where; leave it out"));
     }
     let mut request = scope_of(&args.scope)?;
-    range_of(&args.time, now_ns, &mut request)?;
+    range_of(&args.time, ALL, now_ns, &mut request)?;
     put(&mut request, "where", &args.condition);
     put(&mut request, "for", &args.at_least);
     put(&mut request, "max_gap", &args.max_gap);
@@ -439,7 +326,7 @@ mod tests {
         let words = line.split_whitespace().map(|w| w.replace('~', " "));
         let cli = Cli::try_parse_from(["tidewell".to_owned(), "query".to_owned()].into_iter().chain(words))?;
         let Command::Query(command) = cli.command else { panic!("another command") };
-        let text = match command {
+        let text = match *command {
             QueryCommand::Range(args) => range_request(&args, NOW),
             QueryCommand::Latest(args) => latest_request(&args, NOW),
             QueryCommand::Downsample(args) => downsample_request(&args, NOW),
