@@ -174,6 +174,7 @@ def replay_everywhere(node: Node) -> None:
     node.action("compact")
     replay(node, "a compaction")
     assert node.stop() == 0
+    node.run("verify", node.data_dir)
     node.start()
     replay(node, "a restart")
     node.kill()

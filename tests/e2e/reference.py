@@ -245,9 +245,14 @@ def filling(fill: str, name: str, values: list, bounds: list[int]) -> list:
             before, after = known[right - 1], known[right]
             share = (bounds[index] - bounds[before]) / (bounds[after] - bounds[before])
             way = (values[after] - values[before]) * share
-            whole = isinstance(values[before], int)
-            filled[index] = values[before] + (math.floor(abs(way) + 0.5) * (1 if way >= 0 else -1) if whole else way)
+            filled[index] = values[before] + (nearest(way) if isinstance(values[before], int) else way)
     return filled
+
+
+def nearest(way: float) -> int:
+    """The nearest integer, halves away from zero. From 2^52 on a double has no fraction, and adding a half would give it one."""
+    size = abs(way)
+    return int(math.copysign(size if size >= 2**52 else math.floor(size + 0.5), way))
 
 
 @dataclass

@@ -1,13 +1,14 @@
 """Owns the Flight contract as a foreign client meets it: calls, schemas, actions, errors, certificates."""
 
 import json
+import re
 import time
 
 import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
 
-from node import HIGHEST, LOWEST, Node, question
+from node import HIGHEST, LOWEST, ROOT, Node, bits, question
 from reference import plain
 
 START, END = "2024-05-01T00:00:00Z", "2024-05-02T00:00:00Z"
@@ -195,17 +196,83 @@ def test_an_answer_can_be_left_half_way(node):
     assert node.ask("latest", table="readings").num_rows == 3
 
 
-def test_what_is_not_there_yet_says_so(node):
-    descriptor = flight.FlightDescriptor.for_path("readings")
-    with pytest.raises(pa.ArrowNotImplementedError, match="QUIC"):
-        writer, reader = node.client.do_put(descriptor, ROWS)
-        writer.close()
-        reader.read()
+def test_sql_says_that_it_is_not_there(node):
     # A Flight SQL command: protobuf, not JSON.
     name = b"type.googleapis.com/arrow.flight.protocol.sql.CommandStatementQuery"
     command = b"\x0a" + bytes([len(name)]) + name + b"\x12\x0a\x0a\x08SELECT 1"
     with pytest.raises(pa.ArrowNotImplementedError, match="SQL is not available"):
         node.client.get_flight_info(flight.FlightDescriptor.for_command(command))
+
+
+def put(node, table, batches, client=None):
+    """DoPut; the rows acknowledged as durable."""
+    writer, reader = (client or node.client).do_put(flight.FlightDescriptor.for_path(table), batches[0].schema)
+    acknowledged = 0
+    for batch in batches:
+        writer.write_batch(batch)
+    writer.done_writing()
+    while (message := reader.read()) is not None:
+        acknowledged = json.loads(message.to_pybytes())["rows"]
+    writer.close()
+    return acknowledged
+
+
+def test_rows_that_were_put_are_there_after_a_crash(new_node):
+    new_node.flags = ("--set", "engine.shards=3")
+    node = new_node.start()
+    devices = [f"d{n % 17:02}" for n in range(3000)]
+    times = [1_700_000_000_000_000_000 + n * 7 for n in range(3000)]
+    columns = {
+        "v": pa.array([None if n % 5 == 0 else float("nan") if n % 7 == 0 else n / 8 - 3 for n in range(3000)], pa.float64()),
+        "n": pa.array([None if n % 3 else n for n in range(3000)], pa.int64()),
+        "b": pa.array([None if n % 4 == 1 else n % 2 == 0 for n in range(3000)], pa.bool_()),
+        "s": pa.array([None if n % 6 == 2 else f"text {n % 40}" for n in range(3000)], pa.string()),
+    }
+    rows = pa.table({"device": devices, "time": pa.array(times, pa.timestamp("ns", "UTC")), **columns})
+    assert put(node, "sent", rows.to_batches(max_chunksize=700)) == 3000
+    node.kill()
+    node.start()
+    expected = rows.sort_by([("device", "ascending"), ("time", "ascending")])
+    everything = {"table": "sent", "start": LOWEST, "end": HIGHEST}
+    assert bits(node.ask("range", **everything)).equals(bits(expected))
+    # The same rows again, and an answer sent back as rows of another table.
+    assert put(node, "sent", rows.to_batches()) == 3000
+    assert put(node, "copy", node.ask("range", **everything).to_batches()) == 3000
+    assert bits(node.ask("range", **(everything | {"table": "copy"}))).equals(bits(expected))
+    assert node.rows("sent") == 3000
+
+
+def test_rows_that_do_not_fit_are_refused_whole(node):
+    time = pa.array([0, 1], pa.timestamp("ns", "UTC"))
+    good = {"device": ["x", "y"], "time": time, "v": [1.0, 2.0]}
+    far = pa.array([0, 2**63 - 1], pa.timestamp("ns", "UTC"))
+    for columns, message in [
+        ({"device": ["x", "y"], "v": [1.0, 2.0]}, "`device` and `time`"),
+        ({"device": ["x", "y"], "time": time}, "no field"),
+        (good | {"device": ["x", None]}, "`device` is null"),
+        (good | {"device": ["x", ""]}, "device"),
+        (good | {"time": far}, "max_future|future"),
+        (good | {"v": [[1], [2]]}, "expected Float64, Int64, Boolean or Utf8"),
+        (good | {"a b": [1, 2]}, "a b"),
+    ]:
+        with pytest.raises(pa.ArrowInvalid, match=message):
+            put(node, "refused", pa.table(columns).to_batches())
+    with pytest.raises((pa.ArrowInvalid, flight.FlightError), match="velocity"):
+        put(node, "readings", pa.table({"device": ["x"], "time": time[:1], "velocity": ["fast"]}).to_batches())
+    assert node.ask("latest", table="readings").num_rows == 3
+    listed = [info.descriptor.path[0] for info in node.client.list_flights()]
+    assert b"refused" not in listed or node.rows("refused") == 0
+
+
+def test_every_question_in_the_documents_is_one(node):
+    asked = 0
+    for page in (ROOT / "docs").glob("*.md"):
+        for block in re.findall(r"```json\n(.*?)```", page.read_text(), re.S):
+            for text in re.split(r"\n(?=\{)", block.strip()):
+                if next(iter(json.loads(text)), None) in ("range", "latest", "downsample", "threshold"):
+                    node.ask_ticket(text.encode())
+                    asked += 1
+    assert asked >= 4
 
 
 def cert(node, *arguments):

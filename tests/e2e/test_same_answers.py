@@ -111,6 +111,8 @@ def test_answers_survive_flush_compaction_restart_and_crash(new_node, tmp_path):
             assert node.stop() == 0
             node.start()
             check_same(node, before, "the last restart")
+    assert node.stop() == 0
+    node.run("verify", node.data_dir)
 
 
 def test_a_load_after_a_crash_changes_nothing(new_node, tmp_path):
