@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
@@ -153,6 +153,7 @@ pub struct Feed {
 struct Fate {
     refusals: Mutex<Vec<String>>,
     away_since: Mutex<Option<(Instant, String)>>,
+    closing: AtomicBool,
 }
 
 impl Observer for Fate {
@@ -165,6 +166,9 @@ impl Observer for Fate {
     }
 
     fn disconnected(&self, reason: &str, retry_in: Duration) {
+        if self.closing.load(Ordering::Relaxed) {
+            return;
+        }
         tracing::warn!(reason, ?retry_in, "the connection to the node is lost, trying again");
         let mut away = self.away_since.lock();
         let since = away.as_ref().map_or_else(Instant::now, |(since, _)| *since);
@@ -276,6 +280,7 @@ impl Feed {
 
     /// Disconnects.
     pub async fn close(self) {
+        self.fate.closing.store(true, Ordering::Relaxed);
         self.client.close(Duration::from_secs(1)).await;
     }
 }

@@ -1,6 +1,6 @@
 //! Owns `tidewell demo`: the story, its checks and its text; trucks are in `fleet`, the node is a child process.
 
-mod fleet;
+pub mod fleet;
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
