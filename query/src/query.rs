@@ -1,8 +1,8 @@
 //! Owns the way from a request to an answer: check, then run; does not compute values.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::answer::{Answer, AnswerSchema};
@@ -31,6 +31,9 @@ pub struct QueryLimits {
     pub threads: usize,
 }
 
+/// The processors that this process may use. Asking costs more than a small query: the system reads several files.
+static THREADS: OnceLock<usize> = OnceLock::new();
+
 impl Default for QueryLimits {
     fn default() -> Self {
         Self {
@@ -38,7 +41,7 @@ impl Default for QueryLimits {
             windows_max: 100_000_000,
             time_max: Duration::from_secs(300),
             batch_rows: 8_192,
-            threads: std::thread::available_parallelism().map_or(2, |n| n.get()).clamp(2, 8),
+            threads: *THREADS.get_or_init(|| std::thread::available_parallelism().map_or(2, |n| n.get()).clamp(2, 8)),
         }
     }
 }

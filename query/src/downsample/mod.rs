@@ -69,15 +69,40 @@ impl Plan {
         cells.clear();
         for (field, summary) in self.fields.iter().zip(summaries) {
             for &aggregate in &field.aggregates {
-                let cell = summary.value(aggregate).map_err(|_| QueryError::SumOverflow {
-                    field: field.name.clone(),
-                    device: device.to_owned(),
-                    window: Time(self.windows.start(window)),
-                })?;
-                cells.push(cell);
+                match summary.value(aggregate) {
+                    Ok(cell) => cells.push(cell),
+                    Err(_) => return Err(self.overflow(field, device, window)),
+                }
             }
         }
         Ok(())
+    }
+
+    /// Writes the aggregates of window `window` as one row.
+    fn write(
+        &self,
+        device: &Arc<str>,
+        window: usize,
+        summaries: &[Summary],
+        out: &mut Builder,
+    ) -> Result<(), QueryError> {
+        out.push_i64(0, self.windows.start(window));
+        let mut columns = out.columns[1..].iter_mut();
+        for (field, summary) in self.fields.iter().zip(summaries) {
+            for (&aggregate, column) in field.aggregates.iter().zip(&mut columns) {
+                if summary.push(aggregate, column).is_err() {
+                    return Err(self.overflow(field, device, window));
+                }
+            }
+        }
+        out.end_rows(device, 1);
+        Ok(())
+    }
+
+    #[cold]
+    fn overflow(&self, field: &PlannedField, device: &str, window: usize) -> QueryError {
+        let window = Time(self.windows.start(window));
+        QueryError::SumOverflow { field: field.name.clone(), device: device.to_owned(), window }
     }
 
     /// The aggregate of each column after `device` and `time`.
@@ -269,6 +294,9 @@ impl<T: Table> Work for DeviceWork<T> {
             }
             let before = reader.rows;
             match reader.next(plan, &mut space.rows, &mut space.summaries)? {
+                Some(complete) if plan.fill == Fill::None => {
+                    plan.write(device, complete.window, &space.summaries, out)?;
+                }
                 Some(complete) => {
                     plan.cells(device, complete.window, &space.summaries, &mut space.cells)?;
                     filler.offer(plan, device, complete.window, &mut space.cells, out)?;

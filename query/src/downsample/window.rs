@@ -27,8 +27,8 @@ pub(crate) struct Windows {
 
 #[derive(Clone, Debug)]
 enum Edges {
-    /// Edge `i` is `first + i * step`.
-    Even { first: i64, step: i64 },
+    /// Edge `i` is `first + i * step`; the last one is `end`, cut to 64 bits.
+    Even { first: i64, step: i64, end: i64 },
     /// One more edge than windows, strictly rising.
     Listed(Arc<[i64]>),
 }
@@ -54,9 +54,10 @@ impl Windows {
         let (step_wide, origin) = (i128::from(step), i128::from(origin.0));
         let first = origin + (i128::from(start) - origin).div_euclid(step_wide) * step_wide;
         let count = (i128::from(end) - first + step_wide - 1) / step_wide;
+        let end = i64::try_from(first + count * step_wide).unwrap_or(i64::MAX);
         let first = i64::try_from(first).map_err(|_| too_early())?;
         let count = usize::try_from(count).map_err(|_| too_early())?;
-        Ok(Self { edges: Edges::Even { first, step }, count })
+        Ok(Self { edges: Edges::Even { first, step, end }, count })
     }
 
     /// Number of windows, at least one.
@@ -68,10 +69,11 @@ impl Windows {
     #[inline]
     pub fn start(&self, index: usize) -> i64 {
         match &self.edges {
-            // Saturates only past the last window, whose end may lie beyond 64 bits.
-            Edges::Even { first, step } => {
-                i64::try_from(i128::from(*first) + index as i128 * i128::from(*step)).unwrap_or(i64::MAX)
+            // Starts of windows fit 64 bits, though their distance to `first` may not: wrapping gives them all the same.
+            Edges::Even { first, step, .. } if index < self.count => {
+                first.wrapping_add((index as i64).wrapping_mul(*step))
             }
+            Edges::Even { end, .. } => *end,
             Edges::Listed(edges) => edges[index],
         }
     }
@@ -86,7 +88,7 @@ impl Windows {
     #[inline]
     pub fn at(&self, time: i64) -> usize {
         match &self.edges {
-            Edges::Even { first, step } => {
+            Edges::Even { first, step, .. } => {
                 // The distance fits 64 unsigned bits; a division of 64 bits is several times faster than one of 128.
                 (time.wrapping_sub(*first) as u64 / *step as u64) as usize
             }

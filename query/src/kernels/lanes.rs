@@ -1,6 +1,8 @@
 //! Owns the loops over numbers: eight lanes that the compiler turns into vector code; does not look at validity.
 
-use super::summary::{Cell, Sum, Summary};
+use tidewell_engine::Scalar;
+
+use super::summary::{Sum, Summary};
 use super::{FloatLanes, IntegerTotals, LANES, Needs};
 
 impl FloatLanes {
@@ -76,30 +78,36 @@ impl FloatLanes {
 
     #[inline]
     fn min(&self) -> f64 {
-        self.mins.iter().fold(f64::INFINITY, |a, &b| if b < a { b } else { a })
+        halve(self.mins, |a, b| if b < a { b } else { a })
     }
 
     #[inline]
     fn max(&self) -> f64 {
-        self.maxs.iter().fold(f64::NEG_INFINITY, |a, &b| if b > a { b } else { a })
+        halve(self.maxs, |a, b| if b > a { b } else { a })
     }
 
     pub(super) fn finish(&self, summary: &mut Summary) {
-        let s = &self.sums;
         summary.numbers = self.numbers;
-        summary.sum = Sum::F64(((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7])));
+        summary.sum = Sum::F64(halve(self.sums, |a, b| a + b));
         let (min, max) = (self.min(), self.max());
-        summary.min = Cell::F64(match min {
+        summary.min = Scalar::F64(match min {
             0.0 if self.negative_zero => -0.0,
             0.0 => 0.0,
             other => other,
         });
-        summary.max = Cell::F64(match max {
+        summary.max = Scalar::F64(match max {
             0.0 if self.positive_zero => 0.0,
             0.0 => -0.0,
             other => other,
         });
     }
+}
+
+/// Folds lanes by halves, in the order `((0 4) (2 6)) ((1 5) (3 7))`: three steps deep, and a fixed order for sums.
+#[inline(always)]
+fn halve(l: [f64; LANES], fold: impl Fn(f64, f64) -> f64) -> f64 {
+    let four = [fold(l[0], l[4]), fold(l[1], l[5]), fold(l[2], l[6]), fold(l[3], l[7])];
+    fold(fold(four[0], four[2]), fold(four[1], four[3]))
 }
 
 /// Values between two carries of an integer sum: 2^31 halves of 32 bits fit 64 bits.

@@ -17,6 +17,7 @@ pub(crate) use summary::{Cell, Summary, aggregate_type};
 use std::ops::Range;
 
 use tidewell_codec::{Bitmap, Column, FieldType, Values};
+use tidewell_engine::{FieldStats, Scalar};
 
 use crate::predicate::bitmap_word;
 
@@ -148,8 +149,7 @@ impl Accumulator {
     }
 
     /// Adds a whole block by its statistics, which must hold what is needed; see [`Self::takes`].
-    pub fn add_block(&mut self, stats: &tidewell_engine::FieldStats, time_range: (i64, i64)) {
-        use tidewell_engine::Scalar;
+    pub fn add_block(&mut self, stats: &FieldStats, time_range: (i64, i64)) {
         if stats.valid == 0 {
             return;
         }
@@ -183,8 +183,7 @@ impl Accumulator {
     }
 
     /// Whether [`Self::add_block`] gives the same answer, to the bit, as adding the block's rows.
-    pub fn takes(&self, stats: &tidewell_engine::FieldStats) -> bool {
-        use tidewell_engine::Scalar;
+    pub fn takes(&self, stats: &FieldStats) -> bool {
         // The lanes of a sum of doubles cannot be told from its total.
         let sum = match self.kind {
             Kind::F64(_) => !self.needs.sum,
@@ -215,7 +214,7 @@ impl Accumulator {
             Kind::I64(totals) => {
                 summary.numbers = summary.count;
                 summary.sum = summary::Sum::I64(totals.sum);
-                (summary.min, summary.max) = (Cell::I64(totals.min), Cell::I64(totals.max));
+                (summary.min, summary.max) = (Scalar::I64(totals.min), Scalar::I64(totals.max));
                 *totals = IntegerTotals::EMPTY;
             }
             Kind::Other => {}

@@ -2,6 +2,7 @@
 
 use super::LANES;
 use super::summary::{Cell, Sum, Summary};
+use tidewell_engine::Scalar;
 
 /// Aggregates of the rows `(time, value)` of one window, in time order.
 pub(crate) fn summarise(rows: &[(i64, Cell)]) -> Summary {
@@ -40,15 +41,21 @@ pub(crate) fn summarise(rows: &[(i64, Cell)]) -> Summary {
 }
 
 fn keep(summary: &mut Summary, cell: &Cell) {
-    let order = |a: &Cell, b: &Cell| match (a, b) {
-        (Cell::F64(a), Cell::F64(b)) => a.total_cmp(b),
-        (Cell::I64(a), Cell::I64(b)) => a.cmp(b),
+    let number = match cell {
+        Cell::F64(v) => Scalar::F64(*v),
+        Cell::I64(v) => Scalar::I64(*v),
+        _ => panic!("a number"),
+    };
+    let order = |a: Scalar, b: Scalar| match (a, b) {
+        (Scalar::F64(a), Scalar::F64(b)) => a.total_cmp(&b),
+        (Scalar::I64(a), Scalar::I64(b)) => a.cmp(&b),
         _ => panic!("numbers of one type"),
     };
-    if summary.min == Cell::Null || order(cell, &summary.min).is_lt() {
-        summary.min = cell.clone();
+    let first = summary.numbers == 1;
+    if first || order(number, summary.min).is_lt() {
+        summary.min = number;
     }
-    if summary.max == Cell::Null || order(cell, &summary.max).is_gt() {
-        summary.max = cell.clone();
+    if first || order(number, summary.max).is_gt() {
+        summary.max = number;
     }
 }

@@ -19,7 +19,7 @@ fn day(device: usize) -> Batch {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             value += ((state >> 33) % 200) as f64 / 100.0 - 1.0;
             value = value.clamp(10.0, 90.0);
-            let hot = device % 10 == 0 && (4_000..4_200).contains(&i);
+            let hot = device.is_multiple_of(10) && (4_000..4_200).contains(&i);
             ((if hot { 99.0 } else { value }) * 100.0).round() / 100.0
         })
         .collect();
@@ -98,7 +98,7 @@ fn figures() {
             let snapshot = node.snapshot();
             let mut times = Vec::new();
             let mut rows = 0;
-            for _ in 0..15 {
+            for _ in 0..31 {
                 let begin = Instant::now();
                 let query = Query::prepare(&snapshot, &request, QueryOptions::default()).expect("fits");
                 rows = query.run().expect("runs").map(|b| b.expect("answers").rows).sum();
