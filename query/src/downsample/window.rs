@@ -84,16 +84,18 @@ impl Windows {
         self.start(index + 1)
     }
 
-    /// The window that `time` lies in, which must be inside the range.
+    /// The window that `time` lies in, which must be inside the range. (A scan without end may give the last
+    /// nanosecond of all, which no half-open range holds: it goes to the last window.)
     #[inline]
     pub fn at(&self, time: i64) -> usize {
-        match &self.edges {
+        let index = match &self.edges {
             Edges::Even { first, step, .. } => {
                 // The distance fits 64 unsigned bits; a division of 64 bits is several times faster than one of 128.
                 (time.wrapping_sub(*first) as u64 / *step as u64) as usize
             }
             Edges::Listed(edges) => edges.partition_point(|&edge| edge <= time) - 1,
-        }
+        };
+        index.min(self.count - 1)
     }
 }
 

@@ -5,7 +5,6 @@
 //! number of tasks and batches. The task that the reader waits for is always held by a running thread whose queue
 //! the reader empties, so nobody waits in a circle.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -35,7 +34,7 @@ pub(crate) fn run<W: Work>(work: W, budget: Budget) -> Box<dyn Batches> {
         work: Some(work),
         budget,
         builder,
-        queues: VecDeque::new(),
+        queue: None,
         order: None,
         threads: Vec::new(),
         failed: false,
@@ -83,7 +82,8 @@ struct Parallel<W: Work> {
     work: Option<W>,
     budget: Budget,
     builder: Builder,
-    queues: VecDeque<Receiver<Message>>,
+    /// The queue of the task that is being read.
+    queue: Option<Receiver<Message>>,
     order: Option<Receiver<Receiver<Message>>>,
     threads: Vec<JoinHandle<()>>,
     failed: bool,
@@ -120,16 +120,14 @@ impl<W: Work> Parallel<W> {
     /// The next batch in order of tasks.
     fn receive(&mut self) -> Result<Option<AnswerBatch>, QueryError> {
         loop {
-            if self.queues.is_empty() {
-                match self.order.as_ref().and_then(|order| order.recv().ok()) {
-                    Some(queue) => self.queues.push_back(queue),
-                    None => return self.join().map(|()| None),
-                }
+            if self.queue.is_none() {
+                self.queue = self.order.as_ref().and_then(|order| order.recv().ok());
             }
-            match self.queues.front().map(Receiver::recv) {
+            match self.queue.as_ref().map(Receiver::recv) {
                 Some(Ok(message)) => return message.map(Some),
                 // The task is over.
-                _ => drop(self.queues.pop_front()),
+                Some(Err(_)) => self.queue = None,
+                None => return self.join().map(|()| None),
             }
         }
     }
@@ -171,7 +169,7 @@ impl<W: Work> Drop for Parallel<W> {
     fn drop(&mut self) {
         self.budget.stop();
         // Threads that wait for room in a queue wake up when its reader is gone.
-        self.queues.clear();
+        self.queue = None;
         self.order = None;
         for thread in self.threads.drain(..) {
             // A panic was reported to the reader, or nobody reads any more.

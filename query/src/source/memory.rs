@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tidewell_engine::{Column, Error, FieldDef, FieldStats, FieldType, Rows, Scalar, TableSchema};
 
@@ -27,6 +28,8 @@ pub(crate) struct MemoryTable {
     pub blocks: Vec<usize>,
     /// Whether blocks carry statistics.
     pub stats: bool,
+    /// How many blocks were loaded.
+    pub loads: Arc<AtomicUsize>,
 }
 
 impl MemorySource {
@@ -38,6 +41,7 @@ impl MemorySource {
             devices: devices.into_iter().map(|(id, rows)| (id.into(), rows)).collect(),
             blocks: vec![4],
             stats: true,
+            loads: Arc::default(),
         };
         Self { tables: [("t".to_owned(), Arc::new(table))].into(), attributes: BTreeMap::new() }
     }
@@ -47,7 +51,7 @@ impl MemorySource {
         let mut other = self.clone();
         for table in other.tables.values_mut() {
             let (schema, devices) = (table.schema.clone(), table.devices.clone());
-            *table = Arc::new(MemoryTable { schema, devices, blocks: blocks.to_vec(), stats });
+            *table = Arc::new(MemoryTable { schema, devices, blocks: blocks.to_vec(), stats, loads: Arc::default() });
         }
         other
     }
@@ -104,7 +108,7 @@ impl Table for Arc<MemoryTable> {
                 fields.iter().map(|&f| stats(block.iter().map(|(_, cells)| &cells[f]), block.len())).collect()
             });
             // A cut block keeps its wide bounds, and may turn out to be empty.
-            parts.push(MemoryPart { bounds, rows, stats });
+            parts.push(MemoryPart { bounds, rows, stats, loads: self.loads.clone() });
         }
         Ok(parts)
     }
@@ -115,6 +119,7 @@ pub(crate) struct MemoryPart {
     bounds: (i64, i64),
     rows: Rows,
     stats: Option<Vec<FieldStats>>,
+    loads: Arc<AtomicUsize>,
 }
 
 impl Part for MemoryPart {
@@ -131,6 +136,7 @@ impl Part for MemoryPart {
     }
 
     fn load_fields(&self, which: &[usize], rows: &mut Rows) -> Result<(), Error> {
+        self.loads.fetch_add(1, Ordering::Relaxed);
         rows.times.clone_from(&self.rows.times);
         rows.columns = self.rows.columns.iter().map(|c| Column::new(c.field_type())).collect();
         for &field in which {

@@ -211,3 +211,37 @@ fn sums_do_not_depend_on_threads_or_slices_of_groups() {
     assert_eq!(answers[0][0][3], Cell::I64(900));
     assert!(answers.iter().all(|a| *a == answers[0]));
 }
+
+#[test]
+fn blocks_are_loaded_only_where_zone_maps_do_not_tell() {
+    // 100 rows in blocks of 16: v rises from 0 to 99, so rows from 96 on are in the last block alone.
+    let source = source(1, 100);
+    let loads = |request: &str| {
+        let before = source.tables["t"].loads.load(std::sync::atomic::Ordering::Relaxed);
+        ask(&source, &request.replace("RANGE", r#""table": "t", "start": 0, "end": 9223372036854775807"#)).unwrap();
+        source.tables["t"].loads.load(std::sync::atomic::Ordering::Relaxed) - before
+    };
+    for (request, expected) in [
+        (r#"{"threshold": {RANGE, "where": "v > 97"}}"#, 1),
+        (r#"{"threshold": {RANGE, "where": "v > 1000"}}"#, 0),
+        // An interval is open after the third block; the fourth ends it by its statistics alone.
+        (r#"{"threshold": {RANGE, "where": "v < 48"}}"#, 3),
+        (r#"{"threshold": {RANGE, "where": "s = 'x'"}}"#, 0),
+        // All rows of six blocks match: their number and their times are known.
+        (r#"{"threshold": {RANGE, "where": "v >= 0", "return": "devices"}}"#, 0),
+        (r#"{"threshold": {RANGE, "where": "v >= 40", "return": "devices"}}"#, 1),
+        // Twice for one block: first the condition's field, then the rest.
+        (r#"{"range": {RANGE, "where": "v > 97"}}"#, 2),
+        (r#"{"range": {RANGE, "where": "v > 97", "fields": ["v"]}}"#, 1),
+        (r#"{"latest": {"table": "t"}}"#, 0),
+        (r#"{"latest": {"table": "t", "as_of": 50000000000}}"#, 1),
+        (
+            r#"{"downsample": {RANGE, "every": "1000y", "fields": ["v"], "aggregates": ["min", "max", "count", "last"]}}"#,
+            0,
+        ),
+        (r#"{"downsample": {RANGE, "every": "1000y", "fields": ["v"]}}"#, 7),
+        (r#"{"downsample": {RANGE, "every": "1000y", "fields": ["n"]}}"#, 7),
+    ] {
+        assert_eq!(loads(request), expected, "{request}");
+    }
+}
