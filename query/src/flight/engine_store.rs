@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tidewell_engine::{DeviceInfo, Engine, Error, ShardFigures, TableSchema};
+use tidewell_codec::Batch;
+use tidewell_engine::clock::{Clock, SystemClock};
+use tidewell_engine::{Append, DeviceInfo, Engine, Error, Refusal, ShardFigures, TableSchema};
 use tonic::Status;
 
 use super::auth::DeviceScope;
@@ -13,6 +15,9 @@ use super::plan::plan;
 use super::store::{Plan, Store};
 use crate::query::{CancelFlag, QueryLimits};
 use crate::request::Request;
+
+/// Memtables of a shard up to this size are gathered in well under a millisecond.
+const LOOK_BYTES_MAX: u64 = 8 << 20;
 
 /// Answers from an engine's newest snapshot.
 pub struct EngineStore {
@@ -30,7 +35,10 @@ impl EngineStore {
 
 impl Store for EngineStore {
     fn plan(&self, request: &Request, scope: &DeviceScope, cancel: CancelFlag) -> Result<Plan, Status> {
-        plan(&self.engine.snapshot(), request, scope, self.limits.clone(), cancel)
+        // A scan gathers a device's rows in memory at once, so looking ahead is cheap only while memtables are small.
+        let figures = self.engine.figures();
+        let look = figures.iter().all(|shard| shard.memtables_sealed == 0 && shard.memtable_bytes <= LOOK_BYTES_MAX);
+        plan(&self.engine.snapshot(), request, scope, self.limits.clone(), cancel, look)
     }
 
     fn tables(&self) -> Vec<Arc<TableSchema>> {
@@ -50,6 +58,22 @@ impl Store for EngineStore {
 
     fn set_attributes(&self, device: &str, attributes: BTreeMap<String, String>) -> Result<(), Error> {
         self.engine.set_attributes(device, attributes)
+    }
+
+    fn shard_count(&self) -> u32 {
+        self.engine.shard_count()
+    }
+
+    fn now_ns(&self) -> i64 {
+        SystemClock.now_ns()
+    }
+
+    fn check(&self, batch: &Batch) -> Result<(), Refusal> {
+        self.engine.check(batch, self.now_ns())
+    }
+
+    fn append(&self, append: Append) -> Result<(), Refusal> {
+        self.engine.append(append)
     }
 
     fn flush(&self) -> Result<(), Error> {

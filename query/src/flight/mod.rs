@@ -16,6 +16,8 @@ mod connection;
 mod descriptor;
 mod engine_store;
 mod plan;
+mod put;
+mod rows;
 mod running;
 mod server;
 mod service;

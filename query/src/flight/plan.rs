@@ -19,7 +19,8 @@ const SMALL_VALUES_MAX: usize = 1 << 17;
 /// Devices of a query that is looked at closely enough to be called small.
 const SMALL_DEVICES_MAX: usize = 8;
 
-/// Checks `request` against `source` and prepares its answer.
+/// Checks `request` against `source` and prepares its answer. `look` says whether listing a device's blocks is cheap
+/// enough to find out if the answer is small; without looking it is taken for large.
 ///
 /// # Errors
 /// The status to send: the caller's fault, unless a file is damaged.
@@ -29,6 +30,7 @@ pub fn plan<S: Source>(
     scope: &DeviceScope,
     limits: QueryLimits,
     cancel: CancelFlag,
+    look: bool,
 ) -> Result<Plan, Status> {
     let readable = match scope {
         DeviceScope::All => None,
@@ -40,7 +42,7 @@ pub fn plan<S: Source>(
     let options = QueryOptions { limits, cancel, readable };
     let query = Query::prepare(source, request, options).map_err(|error| query_status(&error))?;
     let schema = answer_schema(query.schema());
-    let small = is_small(source, request, scope).map_err(|error| query_status(&error))?;
+    let small = look && is_small(source, request, scope).map_err(|error| query_status(&error))?;
     let batches = Box::new(QueryBatches { schema: schema.clone(), step: Step::Prepared(Box::new(query)) });
     Ok(Plan { schema, small, batches })
 }

@@ -7,7 +7,7 @@ use arrow::ipc::writer::IpcWriteOptions;
 use arrow_flight::flight_service_server::FlightService;
 use arrow_flight::{
     Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightEndpoint, FlightInfo, HandshakeRequest,
-    HandshakeResponse, PollInfo, PutResult, SchemaAsIpc, SchemaResult, Ticket,
+    HandshakeResponse, PollInfo, SchemaAsIpc, SchemaResult, Ticket,
 };
 use futures::stream::{self, BoxStream, StreamExt};
 use tidewell_engine::TableSchema;
@@ -18,6 +18,7 @@ use super::answer::{AnswerStream, answer};
 use super::auth::{Authenticator, DeviceScope, Principal, Roles};
 use super::connection::Connection;
 use super::descriptor::{asked, question, ticket, whole_table};
+use super::put::{Lanes, PutResults, put};
 use super::running::{FlightLimits, Running};
 use super::status::engine_status;
 use super::store::Store;
@@ -32,6 +33,7 @@ pub struct FlightQueries {
     limits: Arc<FlightLimits>,
     queries: Arc<Running>,
     actions: Arc<Running>,
+    lanes: Arc<Lanes>,
 }
 
 impl FlightQueries {
@@ -43,6 +45,7 @@ impl FlightQueries {
             queries: Running::new(limits.queries, limits.turn_wait),
             actions: Running::new(limits.actions, limits.turn_wait),
             limits: Arc::new(limits),
+            lanes: Lanes::new(),
         }
     }
 
@@ -125,7 +128,7 @@ impl FlightService for FlightQueries {
     type HandshakeStream = BoxStream<'static, Result<HandshakeResponse, Status>>;
     type ListFlightsStream = BoxStream<'static, Result<FlightInfo, Status>>;
     type DoGetStream = AnswerStream;
-    type DoPutStream = BoxStream<'static, Result<PutResult, Status>>;
+    type DoPutStream = PutResults;
     type DoActionStream = Results;
     type ListActionsStream = BoxStream<'static, Result<ActionType, Status>>;
     type DoExchangeStream = BoxStream<'static, Result<FlightData, Status>>;
@@ -192,11 +195,11 @@ impl FlightService for FlightQueries {
         Ok(Response::new(answer(plan, query, self.limits.clone())))
     }
 
-    async fn do_put(&self, _request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
-        Err(Status::unimplemented(
-            "DoPut: rows come in over QUIC in this version; use the client library or 'tidewell load' with the \
-             ingest address",
-        ))
+    async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
+        let caller = self.caller(&request)?;
+        caller.require(Roles::WRITER, "DoPut")?;
+        let results = put(request.into_inner(), self.store.clone(), caller, &self.lanes, self.limits.clone()).await?;
+        Ok(Response::new(results))
     }
 
     async fn do_exchange(

@@ -3,7 +3,7 @@
 //! The caller's faults are INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED and UNAUTHENTICATED; damaged files are
 //! DATA_LOSS with file and offset; what passes by itself is UNAVAILABLE or RESOURCE_EXHAUSTED. INTERNAL is a defect.
 
-use tidewell_engine::Error;
+use tidewell_engine::{Error, Refusal, RefusalCode};
 use tonic::{Code, Status};
 
 use crate::error::{Fault, QueryError};
@@ -24,6 +24,16 @@ pub(crate) fn query_status(error: &QueryError) -> Status {
         tracing::error!(%error, "a query failed by a defect");
     }
     Status::new(code, error.to_string())
+}
+
+/// The status of a refused batch.
+pub(crate) fn refusal_status(refusal: &Refusal) -> Status {
+    let code = match refusal.code {
+        RefusalCode::DiskFull => Code::ResourceExhausted,
+        code if code.retryable() => Code::Unavailable,
+        _ => Code::InvalidArgument,
+    };
+    Status::new(code, refusal.message.clone())
 }
 
 /// The status of an engine error.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
-use tidewell_engine::{DeviceInfo, Error, TableSchema};
+use tidewell_codec::Batch;
+use tidewell_engine::{Append, DeviceInfo, Error, Refusal, TableSchema};
 use tonic::Status;
 
 use super::auth::DeviceScope;
@@ -54,6 +55,24 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// When a bound is broken or the disk refuses.
     fn set_attributes(&self, device: &str, attributes: BTreeMap<String, String>) -> Result<(), Error>;
+
+    /// Number of shards: a batch holds devices of one.
+    fn shard_count(&self) -> u32;
+
+    /// Now, by the node's clock.
+    fn now_ns(&self) -> i64;
+
+    /// Checks a batch before it is appended.
+    ///
+    /// # Errors
+    /// Types that contradict the table, or times too far in the future.
+    fn check(&self, batch: &Batch) -> Result<(), Refusal>;
+
+    /// Hands a checked batch to its shard. Does not block.
+    ///
+    /// # Errors
+    /// When the shard takes no more for now.
+    fn append(&self, append: Append) -> Result<(), Refusal>;
 
     /// Writes memtables to segments.
     ///

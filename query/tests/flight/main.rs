@@ -4,5 +4,6 @@
 
 mod access;
 mod bounds;
+mod put;
 mod queries;
 mod support;

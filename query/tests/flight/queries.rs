@@ -35,14 +35,14 @@ impl AppendSink for Acks {
 }
 
 /// An engine in memory.
-struct Node {
-    storage: Memory,
+pub struct Node {
+    pub storage: Memory,
     engine: Arc<Engine>,
     seq: u64,
 }
 
 impl Node {
-    fn open(storage: Memory) -> Self {
+    pub fn open(storage: Memory) -> Self {
         let config = EngineConfig { shards: Some(2), compaction: false, ..EngineConfig::default() };
         let (engine, _) = Engine::open(Arc::new(storage.clone()), config, Arc::new(SystemClock)).unwrap();
         Self { storage, engine: Arc::new(engine), seq: 0 }
@@ -100,7 +100,7 @@ impl Node {
         );
     }
 
-    async fn serve(&self) -> Server {
+    pub async fn serve(&self) -> Server {
         let store = EngineStore::new(self.engine.clone(), QueryLimits::default());
         Server::start(Arc::new(store), FlightLimits::default()).await
     }
@@ -117,11 +117,11 @@ fn day() -> Node {
     node
 }
 
-async fn ask(client: &QueryClient, question: &Value) -> Vec<RecordBatch> {
+pub async fn ask(client: &QueryClient, question: &Value) -> Vec<RecordBatch> {
     client.query(&question.to_string()).await.unwrap().collect().await.unwrap()
 }
 
-fn rows(batches: &[RecordBatch]) -> usize {
+pub fn rows(batches: &[RecordBatch]) -> usize {
     batches.iter().map(RecordBatch::num_rows).sum()
 }
 
@@ -141,7 +141,7 @@ fn times(batches: &[RecordBatch], name: &str) -> Vec<i64> {
     batches.iter().flat_map(column).collect()
 }
 
-fn texts(batches: &[RecordBatch], name: &str) -> Vec<String> {
+pub fn texts(batches: &[RecordBatch], name: &str) -> Vec<String> {
     let column = |b: &RecordBatch| -> Vec<String> {
         b.column_by_name(name).unwrap().as_string::<i32>().iter().map(|t| t.unwrap().to_owned()).collect()
     };

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use tidewell_codec::FieldType;
-use tidewell_engine::{DeviceInfo, Error, FieldDef, TableSchema};
+use tidewell_codec::{Batch, FieldType};
+use tidewell_engine::{Append, DeviceInfo, Error, FieldDef, Refusal, RefusalCode, TableSchema};
 use tidewell_query::export::{column_array, device_array, rows_schema, time_array};
 use tidewell_query::flight::{
     Authenticator, Batches, ClientError, ClientOptions, Credentials, DeviceScope, FlightLimits, FlightQueries, Plan,
@@ -270,6 +270,22 @@ impl Store for Script {
     fn set_attributes(&self, device: &str, attributes: BTreeMap<String, String>) -> Result<(), Error> {
         self.described.lock().push((device.to_owned(), attributes));
         Ok(())
+    }
+
+    fn shard_count(&self) -> u32 {
+        1
+    }
+
+    fn now_ns(&self) -> i64 {
+        0
+    }
+
+    fn check(&self, _: &Batch) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn append(&self, _: Append) -> Result<(), Refusal> {
+        Err(Refusal::new(RefusalCode::Overloaded, "scripted"))
     }
 
     fn flush(&self) -> Result<(), Error> {
