@@ -195,7 +195,8 @@ async fn devices_that_were_not_granted_are_refused_by_name_and_rule() {
     taken(&mut lane, 3, payload(&batch(&["trailer_7"], 2, 2))).await;
     scene.neighbour.is_served().await;
 
-    let question = r#"{"range": {"table": "readings", "devices": {"glob": "tr*"}, "start": 0, "end": "2100-01-01T00:00:00Z"}}"#;
+    let question =
+        r#"{"range": {"table": "readings", "devices": {"glob": "tr*"}, "start": 0, "end": "2100-01-01T00:00:00Z"}}"#;
     let answer = scene.node.query().await.query(question).await.unwrap().collect().await.unwrap();
     let mut rows: Vec<(String, i64)> = Vec::new();
     for batch in &answer {
@@ -268,7 +269,8 @@ async fn a_poison_batch_is_refused_by_itself_and_its_lane_goes_on() {
     assert!(message.contains("99"), "{message}");
     taken(&mut lane, 10, good(3)).await;
     scene.neighbour.is_served().await;
-    let question = r#"{"range": {"table": "readings", "devices": ["truck_1"], "start": 0, "end": "2100-01-01T00:00:00Z"}}"#;
+    let question =
+        r#"{"range": {"table": "readings", "devices": ["truck_1"], "start": 0, "end": "2100-01-01T00:00:00Z"}}"#;
     let answer = scene.node.query().await.query(question).await.unwrap().collect().await.unwrap();
     assert_eq!(answer.iter().map(|batch| batch.num_rows()).sum::<usize>(), 6);
 }
@@ -300,7 +302,8 @@ async fn a_damaged_batch_comes_again_in_order() {
             other => panic!("expected an ack above {last}, heard {other:?}"),
         }
     }
-    let question = r#"{"range": {"table": "readings", "devices": ["truck_1"], "start": 0, "end": "2100-01-01T00:00:00Z"}}"#;
+    let question =
+        r#"{"range": {"table": "readings", "devices": ["truck_1"], "start": 0, "end": "2100-01-01T00:00:00Z"}}"#;
     let answer = scene.node.query().await.query(question).await.unwrap().collect().await.unwrap();
     assert_eq!(answer.iter().map(|batch| batch.num_rows()).sum::<usize>(), 9);
 }

@@ -1,4 +1,4 @@
-//! Owns the proof that the command line explains itself: help, one line for each mistake, exit codes, offline tools.
+//! Owns the proof that what goes wrong is told: one line for each mistake, exit codes, damage by name, a full disk.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
@@ -289,7 +289,8 @@ fn inspect_and_verify_read_what_a_node_left() {
     // Damage is named, each with its file; the exit code is 1; nothing is repaired.
     let segment = &files[1].1;
     let mut bytes = std::fs::read(segment).unwrap();
-    let at = bytes.len() / 3;
+    let dump = run(&["inspect", "segment", text(segment), "--device", "truck_1"]).out;
+    let at = first_block(&dump);
     bytes[at] ^= 1;
     std::fs::write(segment, &bytes).unwrap();
     let name = segment.file_name().unwrap().to_str().unwrap();
@@ -311,11 +312,21 @@ fn inspect_and_verify_read_what_a_node_left() {
             Err(error) => error,
         };
         assert!(error.to_string().contains(name), "{error}");
-        let question = r#"{"range": {"table": "readings", "start": "2023-11-15T02:00:00Z", "end": "2100-01-01T00:00:00Z"}}"#;
+        let question =
+            r#"{"range": {"table": "readings", "start": "2023-11-15T02:00:00Z", "end": "2100-01-01T00:00:00Z"}}"#;
         let rows = query.query(question).await.unwrap().collect().await.unwrap();
         assert!(rows.iter().map(|batch| batch.num_rows()).sum::<usize>() > 10_000, "rows that are not damaged answer");
     });
     node.terminate();
+}
+
+/// Where the first block that a dump tells has its middle: `block 0: … rows, …, LEN bytes at OFFSET, …`.
+fn first_block(dump: &str) -> usize {
+    let line = dump.lines().find(|line| line.contains("block 0:")).unwrap_or_else(|| panic!("no block in {dump}"));
+    let (before, after) = line.split_once(" bytes at ").unwrap();
+    let number = |text: &str| text.trim_matches(|c: char| !c.is_ascii_digit()).parse::<usize>().unwrap();
+    let len = number(before.rsplit(' ').next().unwrap());
+    number(after.split(',').next().unwrap()) + len / 2
 }
 
 /// A file system of its own that fills up; gone with the test.
