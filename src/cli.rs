@@ -55,7 +55,7 @@ pub enum Command {
     Load(Box<crate::load::LoadArgs>),
     /// Ask a node: rows, latest values, downsampled windows, threshold intervals
     #[command(subcommand)]
-    Query(crate::query::QueryCommand),
+    Query(Box<crate::query::QueryCommand>),
     /// Follow standing rules (not in this release)
     Watch(WatchArgs),
     /// Dump a log, a segment or a manifest of a stopped node

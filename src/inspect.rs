@@ -287,7 +287,7 @@ fn segments(args: &InspectArgs, out: &mut impl Write) -> Result<u8> {
                 thousands(segment.rows()),
                 segment.device_count(),
                 segment.block_count(),
-                human_bytes(segment.file_bytes() as u64),
+                human_bytes(segment.file_bytes()),
                 rfc3339(first),
                 rfc3339(last)
             )?;

@@ -49,7 +49,7 @@ pub fn run(cli: Cli) -> Result<u8> {
         )),
         Command::Demo(args) => runtime()?.block_on(demo::run(args)),
         Command::Load(args) => runtime()?.block_on(load::run(*args)),
-        Command::Query(command) => runtime()?.block_on(query::run(command)),
+        Command::Query(command) => runtime()?.block_on(query::run(*command)),
         Command::Bench(command) => runtime()?.block_on(bench::run(command)),
     }
 }

@@ -239,9 +239,9 @@ fn float(value: f64) -> String {
     if value.is_infinite() {
         return if value > 0.0 { "Infinity".into() } else { "-Infinity".into() };
     }
-    // Rust prints the shortest text that reads back to the same bits, but never uses an exponent by itself.
-    let size = value.abs();
-    if size != 0.0 && !(1e-5..1e16).contains(&size) { format!("{value:e}") } else { value.to_string() }
+    // The shortest text that reads back to the same bits. It always has a point or an exponent, so that a program that
+    // reads the JSON sees a double in every row of the column.
+    format!("{value:?}")
 }
 
 fn integer(array: &dyn Array, row: usize) -> Result<i128> {

@@ -201,7 +201,11 @@ pub struct SqlArgs {
 /// When the flags contradict each other, the node does not answer or refuses.
 pub async fn run(command: QueryCommand) -> Result<u8> {
     let now_ns = now_ns();
-    let (request, ask) = match command {
+    let unbounded = match &command {
+        QueryCommand::Downsample(args) if !args.ask.print_request => args.unbounded()?,
+        _ => None,
+    };
+    let (mut request, ask) = match command {
         QueryCommand::Range(args) => (range_request(&args, now_ns)?, args.ask),
         QueryCommand::Latest(args) => (latest_request(&args, now_ns)?, args.ask),
         QueryCommand::Downsample(args) => (downsample_request(&args, now_ns)?, args.ask),
@@ -220,6 +224,11 @@ pub async fn run(command: QueryCommand) -> Result<u8> {
     tidewell_query::Request::parse(request.as_bytes()).map_err(|e| usage(format!("request: {e}")))?;
     let target = Target::find(&ask.node, Purpose::Query)?;
     let client = target.query_client().await?;
+    let address = target.query.clone().unwrap_or_default();
+    if let Some(scope) = unbounded {
+        let extent = extent(&client, &scope).await.with_context(|| format!("query {address}"))?;
+        request = fit(&request, extent)?;
+    }
     let stdout = std::io::stdout();
     let format = match (ask.json, ask.format) {
         (true, _) => Format::Json,
@@ -230,7 +239,6 @@ pub async fn run(command: QueryCommand) -> Result<u8> {
     if format == Format::Arrow && stdout.is_terminal() {
         return Err(usage("query: Arrow is not for a terminal; redirect it to a file"));
     }
-    let address = target.query.clone().unwrap_or_default();
     let mut answer = client.query(&request).await.with_context(|| format!("query {address}"))?;
     let mut printer = Printer::new(BufWriter::new(stdout.lock()), format);
     loop {
@@ -255,6 +263,62 @@ pub async fn run(command: QueryCommand) -> Result<u8> {
         Ok(_) => Ok(EXIT_OK),
         Err(error) => closed_pipe(error),
     }
+}
+
+impl DownsampleArgs {
+    /// The tables and devices of a question that leaves an end of its range open.
+    fn unbounded(&self) -> Result<Option<Map<String, Value>>> {
+        let open = self.time.last.is_none() && (self.time.start.is_none() || self.time.end.is_none());
+        if open && self.scope.json_request.is_none() { scope_of(&self.scope).map(Some) } else { Ok(None) }
+    }
+}
+
+/// From the day of the first row to the day after the last one. Windows are counted before they are computed, so a question
+/// about all of time would be refused; years first and then days are a cheap way to find out where rows are.
+async fn extent(client: &tidewell_query::flight::QueryClient, scope: &Map<String, Value>) -> Result<(i64, i64)> {
+    use arrow::array::AsArray;
+    use arrow::datatypes::TimestampNanosecondType;
+
+    const YEAR: i64 = 366 * 86_400_000_000_000;
+    const DAY: i64 = 86_400_000_000_000;
+    let mut range = ALL_WINDOWS;
+    for (every, longest) in [("1y", YEAR), ("1d", DAY)] {
+        let mut request = scope.clone();
+        request.extend([
+            ("start".to_owned(), json!(range.0)),
+            ("end".to_owned(), json!(range.1)),
+            ("every".to_owned(), json!(every)),
+            ("group".to_owned(), json!("all")),
+            ("aggregates".to_owned(), json!(["count"])),
+        ]);
+        let mut answer = client.query(&wrap("downsample", request)).await?;
+        let (mut first, mut last) = (i64::MAX, i64::MIN);
+        while let Some(batch) = answer.next().await? {
+            let times = batch
+                .column_by_name("time")
+                .context("the answer has no time")?
+                .as_primitive::<TimestampNanosecondType>();
+            first = first.min(arrow::compute::min(times).unwrap_or(i64::MAX));
+            last = last.max(arrow::compute::max(times).unwrap_or(i64::MIN));
+        }
+        if first > last {
+            return Ok((0, DAY));
+        }
+        range = (first.max(ALL_WINDOWS.0), last.saturating_add(longest).min(ALL_WINDOWS.1));
+    }
+    Ok(range)
+}
+
+/// The request with the open ends of its range set.
+fn fit(request: &str, extent: (i64, i64)) -> Result<String> {
+    let mut value: Value = serde_json::from_str(request).context("request")?;
+    for (key, open, found) in [("start", ALL_WINDOWS.0, extent.0), ("end", ALL_WINDOWS.1, extent.1)] {
+        let place = &mut value["downsample"][key];
+        if *place == json!(open) {
+            *place = json!(found);
+        }
+    }
+    Ok(value.to_string())
 }
 
 /// A reader that has enough (`| head`) is no error.
@@ -302,15 +366,20 @@ fn time(text: &str, flag: &str, now_ns: i64) -> Result<Value> {
     reader.read(text).map(|ns| json!(rfc3339(ns))).map_err(|_| bad(text))
 }
 
-fn range_of(args: &TimeArgs, now_ns: i64, into: &mut Map<String, Value>) -> Result<()> {
+/// All of time, as far as nanoseconds reach.
+const ALL: (i64, i64) = (i64::MIN, i64::MAX);
+/// Years that hold whole windows: 1680 to 2260.
+const ALL_WINDOWS: (i64, i64) = (-9_151_488_000_000_000_000, 9_151_488_000_000_000_000);
+
+fn range_of(args: &TimeArgs, default: (i64, i64), now_ns: i64, into: &mut Map<String, Value>) -> Result<()> {
     let (start, end) = match &args.last {
         Some(span) => {
             let ns = i64::try_from(span.0.as_nanos()).unwrap_or(i64::MAX);
             (json!(rfc3339(now_ns.saturating_sub(ns))), json!(rfc3339(now_ns)))
         }
         None => (
-            args.start.as_deref().map_or(Ok(json!(i64::MIN)), |t| time(t, "--start", now_ns))?,
-            args.end.as_deref().map_or(Ok(json!(i64::MAX)), |t| time(t, "--end", now_ns))?,
+            args.start.as_deref().map_or(Ok(json!(default.0)), |t| time(t, "--start", now_ns))?,
+            args.end.as_deref().map_or(Ok(json!(default.1)), |t| time(t, "--end", now_ns))?,
         ),
     };
     into.insert("start".into(), start);
@@ -374,7 +443,7 @@ fn range_request(args: &RangeArgs, now_ns: i64) -> Result<String> {
         return Ok(text);
     }
     let mut request = scope_of(&args.scope)?;
-    range_of(&args.time, now_ns, &mut request)?;
+    range_of(&args.time, ALL, now_ns, &mut request)?;
     put(&mut request, "where", &args.condition);
     put(&mut request, "limit", &args.limit);
     Ok(wrap("range", request))
@@ -396,7 +465,7 @@ fn downsample_request(args: &DownsampleArgs, now_ns: i64) -> Result<String> {
         return Ok(text);
     }
     let mut request = scope_of(&args.scope)?;
-    range_of(&args.time, now_ns, &mut request)?;
+    range_of(&args.time, ALL_WINDOWS, now_ns, &mut request)?;
     put(&mut request, "every", &args.every);
     if let Some(text) = &args.origin {
         request.insert("origin".into(), time(text, "--origin", now_ns)?);
@@ -418,7 +487,7 @@ fn threshold_request(args: &ThresholdArgs, now_ns: i64) -> Result<String> {
         return Err(usage("flag --fields: threshold answers with the fields of --where; leave it out"));
     }
     let mut request = scope_of(&args.scope)?;
-    range_of(&args.time, now_ns, &mut request)?;
+    range_of(&args.time, ALL, now_ns, &mut request)?;
     put(&mut request, "where", &args.condition);
     put(&mut request, "for", &args.at_least);
     put(&mut request, "max_gap", &args.max_gap);
@@ -439,7 +508,7 @@ mod tests {
         let words = line.split_whitespace().map(|w| w.replace('~', " "));
         let cli = Cli::try_parse_from(["tidewell".to_owned(), "query".to_owned()].into_iter().chain(words))?;
         let Command::Query(command) = cli.command else { panic!("another command") };
-        let text = match command {
+        let text = match *command {
             QueryCommand::Range(args) => range_request(&args, NOW),
             QueryCommand::Latest(args) => latest_request(&args, NOW),
             QueryCommand::Downsample(args) => downsample_request(&args, NOW),

@@ -348,7 +348,6 @@ async fn open_engine(data_dir: &Path, config: &Config) -> Result<Arc<Engine>> {
         max_future: config.engine.max_future.0,
         queue_batches: config.engine.queue_batches.0 as usize,
         compaction: config.engine.compaction.0,
-        ..EngineConfig::default()
     };
     let dir = data_dir.to_owned();
     let start = Instant::now();

@@ -64,7 +64,7 @@ pub fn total_bytes(paths: &[PathBuf]) -> Option<u64> {
         .iter()
         .map(|path| {
             let data = std::fs::metadata(path).ok().filter(|_| path.as_os_str() != "-")?;
-            data.is_file().then(|| data.len())
+            data.is_file().then_some(data.len())
         })
         .sum()
 }

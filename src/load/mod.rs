@@ -387,7 +387,8 @@ pub async fn run(args: LoadArgs) -> Result<u8> {
         return Err(error);
     }
     parsed.result?;
-    Ok(if summary.stopped { EXIT_FAILED } else { EXIT_OK })
+    // Skipping bad lines was asked for; rows that the node refused are rows that the caller believed to be good.
+    Ok(if summary.stopped || summary.refused_rows > 0 { EXIT_FAILED } else { EXIT_OK })
 }
 
 fn progress_bar(args: &LoadArgs) -> ProgressBar {
@@ -562,10 +563,8 @@ fn print_summary(summary: &Summary, args: &LoadArgs) {
         line += &format!(", {} refused by the node", thousands(summary.refused_rows));
     }
     if summary.bad_lines > 0 {
-        line +=
-            &format!(", {} bad lines {}", thousands(summary.bad_lines), if summary.stopped { "" } else { "skipped" })
-                .trim_end()
-                .to_owned();
+        let fate = if summary.stopped { "" } else { " skipped" };
+        line += &format!(", {} bad lines{fate}", thousands(summary.bad_lines));
     }
     line += &format!(
         "; {:.1} s, {} rows/s, {} read",

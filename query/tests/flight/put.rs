@@ -1,6 +1,7 @@
 //! Bulk rows by DoPut: durable when acknowledged, refused by name, never half a record batch.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray};
 use arrow::ipc::CompressionType;
@@ -98,6 +99,29 @@ async fn a_refused_record_batch_leaves_nothing_and_blocks_nobody() {
     for _ in 0..20 {
         put_rows(&client, vec![good.clone()]).await.unwrap();
     }
+    // The engine remembers every producer for good, so calls share a few.
+    assert!(node.engine.figures().iter().all(|shard| shard.producers <= 8), "{:?}", node.engine.figures());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_refuses_and_forgives() {
+    let node = Node::open(Memory::new());
+    let server = node.serve().await;
+    let client = server.admin().await;
+    node.storage.set_capacity(Some(0));
+    for from in 0..3 {
+        let (code, words) = refused(put_rows(&client, vec![sample(&["truck_1"; 5_000], from)]).await);
+        assert_eq!(code, Code::ResourceExhausted, "{words}");
+    }
+    node.storage.set_capacity(None);
+    // After a refusal the engine waits for that number of that producer: the next call must not be taken for it.
+    for _ in 0..500 {
+        match put_rows(&client, vec![sample(&["truck_1"], 0)]).await {
+            Ok(_) => return,
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+    panic!("still refused 5 s after there is room again");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

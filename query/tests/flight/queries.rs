@@ -37,7 +37,7 @@ impl AppendSink for Acks {
 /// An engine in memory.
 pub struct Node {
     pub storage: Memory,
-    engine: Arc<Engine>,
+    pub engine: Arc<Engine>,
     seq: u64,
 }
 
