@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use common::{BASE_NS, Chance, Node, Ready, integers, run, texts};
 use parking_lot::Mutex;
 use tidewell_ingest::client::rows::{RowBuilder, Value};
-use tidewell_ingest::client::{Client, ClientConfig, Delivery};
+use tidewell_ingest::client::{Client, ClientConfig, Delivery, Observer};
 use tokio::sync::RwLock;
 
 /// Small enough that memtables are sealed, log files turn over and segments are merged while the load runs.
@@ -50,6 +50,23 @@ impl Group {
     fn bounds(&self) -> Bounds {
         let is_acked = |at: &usize| self.batches[*at].1.as_ref().is_some_and(Delivery::is_done);
         Bounds { acked: (0..self.batches.len()).filter(is_acked).collect(), sent: self.batches.len() }
+    }
+}
+
+/// Prints what a client goes through, for whoever reads a failure.
+struct Teller(Instant, usize);
+
+impl Observer for Teller {
+    fn disconnected(&self, reason: &str, retry_in: Duration) {
+        let Self(begin, group) = self;
+        println!(
+            "{:8.3} s: client {group} is not connected ({reason}), again in {retry_in:?}",
+            begin.elapsed().as_secs_f64()
+        );
+    }
+
+    fn connected(&self) {
+        println!("{:8.3} s: client {} is connected", self.0.elapsed().as_secs_f64(), self.1);
     }
 }
 
@@ -179,22 +196,23 @@ async fn acknowledged_rows_survive_kill_9_under_load() {
     });
     let mut node = start(&data_dir, None);
     let home = node.ready.clone();
-    let connect = async |node: &Node| {
+    let begin = Instant::now();
+    let connect = async |node: &Node, group| {
         let mut config = ClientConfig::new(home.ingest);
         config.backoff_max = Duration::from_millis(200);
         config.lanes = 2;
         // A kill between the two halves of a handshake is told only by silence.
         config.handshake_timeout = Duration::from_secs(2);
-        Client::connect(config, &node.material("dev")).await.unwrap()
+        let teller = Arc::new(Teller(begin, group));
+        Client::connect_observed(config, &node.material("dev"), teller).await.unwrap()
     };
     let mut clients = Vec::new();
     for group in 0..GROUPS {
-        let client = connect(&node).await;
+        let client = connect(&node, group).await;
         let chance = Chance::of(chance.below(u64::MAX));
         tokio::spawn(write(world.clone(), client.clone(), group, chance));
         clients.push(client);
     }
-    let begin = Instant::now();
     let (mut flushes, mut merges) = (0, 0);
     for round in 0..rounds {
         let wait = 100 + chance.below(900);
@@ -227,7 +245,11 @@ async fn acknowledged_rows_survive_kill_9_under_load() {
             flushed.unwrap_or_else(|_| panic!("{context}: the clients do not get rid of their rows")).unwrap();
         }
         let took = back.elapsed();
-        println!("{context}{twice}: everything is acknowledged {} ms after the start", took.as_millis());
+        println!(
+            "{:8.3} s: {context}{twice}: everything is acknowledged {} ms after the start",
+            begin.elapsed().as_secs_f64(),
+            took.as_millis()
+        );
         // Well below the idle timeout of QUIC, 30 s: whoever only waits for that has not noticed the restart.
         assert!(took < Duration::from_secs(20), "{context}{twice}: the clients were away for {took:?}");
         let bounds: Vec<Bounds> = world.groups.iter().map(|group| group.lock().bounds()).collect();

@@ -163,7 +163,7 @@ impl TableView {
             }
         }
         for (memtable, mark) in &shard.memtables {
-            let rows = memtable.rows_of(&self.schema, device, fields, *mark);
+            let rows = memtable.rows_of(&self.schema, device, fields, *mark, (start_ns, end_ns));
             if !rows.times.is_empty() {
                 sources.push(Source::Rows(Arc::new(sort_unique(rows))));
             }

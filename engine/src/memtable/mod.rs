@@ -16,6 +16,9 @@ use tidewell_codec::{Batch, Column};
 
 use crate::types::{Rows, TableSchema};
 
+/// Devices that a seal gathers together. More would share more work, and would not fit into the second-level cache.
+const GATHER_DEVICES: usize = 32;
+
 /// The rows of a shard since its last seal. One writer, any number of readers.
 #[derive(Default)]
 pub struct Memtable {
@@ -124,7 +127,15 @@ impl Memtable {
     }
 
     /// One device's rows before `mark`, for the fields at `fields` of `schema`, in log order: times may fall and repeat.
-    pub fn rows_of(&self, schema: &TableSchema, device: &str, fields: &[usize], mark: Mark) -> Rows {
+    /// Rows outside `[start_ns, end_ns)` (`i64::MAX` has no end) are left out where that is cheap.
+    pub fn rows_of(
+        &self,
+        schema: &TableSchema,
+        device: &str,
+        fields: &[usize],
+        mark: Mark,
+        (start_ns, end_ns): (i64, i64),
+    ) -> Rows {
         let (runs, chunks) = {
             let tables = self.tables.read();
             let Some(table) = tables.get(&schema.name) else { return Rows::default() };
@@ -138,7 +149,8 @@ impl Memtable {
             let runs: Vec<Run> = runs[..seen].iter().map(|r| Run { chunk: r.chunk - base, ..*r }).collect();
             (runs, table.chunks[base as usize..=last as usize].to_vec())
         };
-        gather::gather(&chunks, &runs, schema, fields)
+        let runs: Vec<Run> = runs.into_iter().filter_map(|run| gather::clip(&chunks, run, start_ns, end_ns)).collect();
+        gather::gather(&chunks, &[&runs], schema, fields).pop().unwrap_or_default()
     }
 
     /// All rows of a sealed memtable's table, device by device in ascending order of id, every field, in log order.
@@ -155,10 +167,13 @@ impl Memtable {
         let fields: Vec<usize> = (0..schema.fields.len()).collect();
         let mut order: Vec<&DeviceRuns> = table.devices.iter().collect();
         order.sort_unstable_by(|a, b| a.id.cmp(&b.id));
-        for device in order {
-            let rows = gather::gather(&table.chunks, &device.runs, schema, &fields);
-            let received_ns = (device.received_first_ns, device.received_last_ns);
-            visit(&MemtableDevice { id: Arc::clone(&device.id), received_ns }, rows)?;
+        for group in order.chunks(GATHER_DEVICES) {
+            let runs: Vec<&[Run]> = group.iter().map(|device| &device.runs[..]).collect();
+            let gathered = gather::gather(&table.chunks, &runs, schema, &fields);
+            for (device, rows) in group.iter().zip(gathered) {
+                let received_ns = (device.received_first_ns, device.received_last_ns);
+                visit(&MemtableDevice { id: Arc::clone(&device.id), received_ns }, rows)?;
+            }
         }
         Ok(())
     }
