@@ -203,6 +203,8 @@ async fn acknowledged_rows_survive_kill_9_under_load() {
         config.lanes = 2;
         // A kill between the two halves of a handshake is told only by silence.
         config.handshake_timeout = Duration::from_secs(2);
+        // A client whose bytes were all received, but not acknowledged, hears of the kill only when it next says something.
+        config.quic.keep_alive = Some(Duration::from_millis(500));
         let teller = Arc::new(Teller(begin, group));
         Client::connect_observed(config, &node.material("dev"), teller).await.unwrap()
     };
