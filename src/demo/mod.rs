@@ -57,7 +57,18 @@ pub struct DemoArgs {
 /// The first check that fails, or whatever keeps the demo from running.
 pub async fn run(args: DemoArgs) -> Result<u8> {
     let folder = temporary_folder("demo")?;
-    let result = story(&args, &folder).await;
+    let result = if args.keep {
+        story(&args, &folder).await
+    } else {
+        tokio::select! {
+            result = story(&args, &folder) => result,
+            // The node goes with its handle; what is left is the folder.
+            _ = tokio::signal::ctrl_c() => {
+                let _ = std::fs::remove_dir_all(&folder);
+                anyhow::bail!("demo: interrupted");
+            }
+        }
+    };
     match &result {
         Ok(()) => {
             let _ = std::fs::remove_dir_all(&folder);

@@ -224,7 +224,10 @@ pub async fn run(args: LoadArgs) -> Result<u8> {
     if args.dry_run && !args.json {
         print_tables(&tables);
     }
-    print_summary(&summary, &args);
+    // Wrong flags are told in one line; there is nothing to sum up.
+    if summary.rows > 0 || parsed.result.is_ok() {
+        print_summary(&summary, &args);
+    }
     if let Some(error) = failure {
         return Err(error);
     }
