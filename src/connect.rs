@@ -208,10 +208,18 @@ impl Feed {
     /// When certificates cannot be read, or the node does not answer or refuses.
     pub async fn connect(target: &Target) -> Result<Self> {
         let address = target.ingest()?;
+        if target.remembered
+            && let Some(query) = &target.query
+        {
+            // UDP does not tell that nobody listens; the other address of the same node does, at once.
+            if let Err(error) = tokio::net::TcpStream::connect(query).await {
+                return Err(target.unreachable(anyhow!("connect to {address}: {error}")));
+            }
+        }
         let fate = Arc::new(Fate::default());
-        let client = Client::connect_observed(client_config(target)?, &material(target)?, fate.clone())
-            .await
-            .map_err(|error| target.unreachable(error.into()))?;
+        let client = Client::connect_observed(client_config(target)?, &material(target)?, fate.clone()).await.map_err(
+            |error| target.unreachable(anyhow!("{error}; is the node running, and is this its ingest address?")),
+        )?;
         Ok(Self { client, fate, address })
     }
 

@@ -3,7 +3,7 @@
 //! - [`cli`]: commands and help; [`config`]: settings of a node; [`units`]: sizes and durations in words
 //! - [`serve`]: start order, stop order; [`admin`]: metrics and health over HTTP; [`telemetry`]: logs
 //! - [`load`], [`query`], [`cert`], [`inspect`]: the commands for data, questions, certificates, damage
-//! - [`demo`], [`bench`]: the whole loop to look at, and to measure
+//! - [`demo`], [`mod@bench`]: the whole loop to look at, and to measure
 //! - [`connect`], [`last_node`], [`output`], [`failure`]: which node, printed how, ended how
 
 #![forbid(unsafe_code)]

@@ -48,6 +48,8 @@ pub struct IngestArgs {
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=65_536))]
     pub batch_rows: u64,
     /// Devices of a batch: 1 = each batch is one device's rows (store and forward), 1000 = rows of a fleet at one moment
+    ///
+    /// At most the devices that a connection has in one shard: raise --devices or lower --connections for more.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=65_536))]
     pub batch_devices: u64,
     /// Fields of a row

@@ -12,20 +12,24 @@ use crate::types::{Rows, TableSchema};
 /// Devices that lie side by side in a gateway's batches should be gathered together: the loops go field by field, so the
 /// chunks' columns are looked up once for all of them, and a cache line that was fetched for one serves its neighbours.
 pub(super) fn gather(chunks: &[Arc<Chunk>], devices: &[&[Run]], schema: &TableSchema, fields: &[usize]) -> Vec<Rows> {
-    let times: Vec<&[i64]> = chunks.iter().map(|chunk| &chunk.times[..]).collect();
     let mut gathered: Vec<Rows> = devices
         .iter()
-        .map(|runs| Rows { times: copy_runs(&times, runs), columns: Vec::with_capacity(fields.len()) })
+        .map(|runs| {
+            let mut times = Vec::with_capacity(row_count(runs));
+            runs.iter().for_each(|run| extend_run(&mut times, &chunks[run.chunk as usize].times, run));
+            Rows { times, columns: Vec::with_capacity(fields.len()) }
+        })
         .collect();
+    // Looking up every chunk pays when the devices have a row in most of them, as in a gateway's batches.
+    let shared = devices.iter().map(|runs| runs.len()).sum::<usize>() >= chunks.len();
     for &field in fields {
-        let reals = plain(chunks, field, |values| if let Values::F64(values) = values { Some(values) } else { None });
-        let integers =
-            plain(chunks, field, |values| if let Values::I64(values) = values { Some(values) } else { None });
+        let reals = shared.then(|| plain(chunks, field, |v| if let Values::F64(v) = v { Some(v) } else { None }));
+        let integers = shared.then(|| plain(chunks, field, |v| if let Values::I64(v) = v { Some(v) } else { None }));
         for (rows, runs) in gathered.iter_mut().zip(devices) {
             rows.columns.push(match (&reals, &integers) {
-                (Some(sources), _) => Column { values: Values::F64(copy_runs(sources, runs)), validity: None },
-                (_, Some(sources)) => Column { values: Values::I64(copy_runs(sources, runs)), validity: None },
-                (None, None) => gather_any(chunks, runs, schema, field),
+                (Some(Some(sources)), _) => Column { values: Values::F64(copy_runs(sources, runs)), validity: None },
+                (_, Some(Some(sources))) => Column { values: Values::I64(copy_runs(sources, runs)), validity: None },
+                _ => gather_any(chunks, runs, schema, field),
             });
         }
     }
@@ -57,23 +61,42 @@ fn plain<'a, T>(
     chunks.iter().map(values).collect()
 }
 
+fn row_count(runs: &[Run]) -> usize {
+    runs.iter().map(|run| run.len as usize).sum()
+}
+
 fn copy_runs<T: Copy>(sources: &[&[T]], runs: &[Run]) -> Vec<T> {
-    let total: usize = runs.iter().map(|run| run.len as usize).sum();
+    let total = row_count(runs);
     if runs.len() == total {
-        // A gateway's batches have a row of each device: a loop of loads, which the processor overlaps, and no copy calls.
+        // A row of each batch: a loop of loads, which the processor overlaps.
         return runs.iter().map(|run| sources[run.chunk as usize][run.start as usize]).collect();
     }
     let mut values = Vec::with_capacity(total);
-    for run in runs {
-        let start = run.start as usize;
-        values.extend_from_slice(&sources[run.chunk as usize][start..start + run.len as usize]);
-    }
+    runs.iter().for_each(|run| extend_run(&mut values, sources[run.chunk as usize], run));
     values
+}
+
+/// Runs shorter than this are copied by a loop: a call of memcpy costs more than a few values.
+const SHORT_RUN: usize = 16;
+
+#[inline]
+fn extend_run<T: Copy>(to: &mut Vec<T>, from: &[T], run: &Run) {
+    let source = &from[run.start as usize..(run.start + run.len) as usize];
+    if source.len() < SHORT_RUN {
+        source.iter().for_each(|&value| to.push(value));
+    } else {
+        to.extend_from_slice(source);
+    }
 }
 
 /// Any type, with nulls, and chunks that do not have the field.
 fn gather_any(chunks: &[Arc<Chunk>], runs: &[Run], schema: &TableSchema, field: usize) -> Column {
     let mut column = Column::new(schema.fields[field].field_type);
+    match &mut column.values {
+        Values::F64(values) => values.reserve_exact(row_count(runs)),
+        Values::I64(values) => values.reserve_exact(row_count(runs)),
+        Values::Bool(_) | Values::Utf8(_) => {}
+    }
     for run in runs {
         match chunks[run.chunk as usize].columns.get(field).and_then(Option::as_ref) {
             Some(from) => column.extend_from(from, run.start as usize..(run.start + run.len) as usize),

@@ -1,0 +1,260 @@
+//! Owns what the admin address tells about a node: figures, health, summary; does not serve HTTP.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use serde_json::json;
+use tidewell_engine::{Engine, ShardFigures};
+use tidewell_ingest::server;
+
+use crate::admin::{Facts, Health, Sample, Value};
+use crate::units::{human_bytes, thousands};
+
+const STARTING: u8 = 0;
+const READY: u8 = 1;
+const STOPPING: u8 = 2;
+
+/// What the admin address reports.
+pub(super) struct State {
+    started: Instant,
+    phase: AtomicU8,
+    parts: OnceLock<Parts>,
+}
+
+/// What exists once the node is ready.
+pub(super) struct Parts {
+    pub engine: Arc<Engine>,
+    pub ingest: Arc<server::Metrics>,
+    pub ingest_addr: SocketAddr,
+    pub query_addr: SocketAddr,
+    pub data_dir: PathBuf,
+}
+
+impl State {
+    /// A node that begins to recover.
+    pub fn starting() -> Self {
+        Self { started: Instant::now(), phase: AtomicU8::new(STARTING), parts: OnceLock::new() }
+    }
+
+    /// Ready: called once.
+    pub fn ready(&self, parts: Parts) {
+        assert!(self.parts.set(parts).is_ok(), "a node gets ready once");
+        self.phase.store(READY, Ordering::Release);
+    }
+
+    /// On its way out.
+    pub fn stopping(&self) {
+        self.phase.store(STOPPING, Ordering::Release);
+    }
+
+    fn phase(&self) -> &'static str {
+        match self.phase.load(Ordering::Acquire) {
+            STARTING => "recovering",
+            READY => "serving",
+            _ => "stopping",
+        }
+    }
+}
+
+impl Facts for State {
+    fn samples(&self) -> Vec<Sample> {
+        let mut samples = vec![
+            Sample {
+                name: "build_info",
+                help: "Version of the node",
+                labels: vec![("version", env!("CARGO_PKG_VERSION").to_owned())],
+                value: Value::Gauge(1.0),
+            },
+            Sample {
+                name: "uptime_seconds",
+                help: "Seconds since the start",
+                labels: Vec::new(),
+                value: Value::Gauge(self.started.elapsed().as_secs_f64()),
+            },
+            Sample {
+                name: "ready",
+                help: "1 while the node accepts batches and answers queries",
+                labels: Vec::new(),
+                value: Value::Gauge(f64::from(self.phase.load(Ordering::Acquire) == READY)),
+            },
+        ];
+        let Some(parts) = self.parts.get() else { return samples };
+        samples.extend(shard_samples(&parts.engine));
+        samples.extend(ingest_samples(&parts.ingest));
+        samples
+    }
+
+    fn health(&self) -> Health {
+        let mut detail = serde_json::Map::new();
+        detail.insert("phase".into(), self.phase().into());
+        detail.insert("version".into(), env!("CARGO_PKG_VERSION").into());
+        detail.insert("uptime_seconds".into(), json!(self.started.elapsed().as_secs()));
+        let Some(parts) = self.parts.get() else { return Health { ready: false, healthy: true, detail } };
+        let shards = parts.engine.figures();
+        let numbers = |wanted: fn(&ShardFigures) -> bool| -> Vec<usize> {
+            shards.iter().enumerate().filter(|(_, shard)| wanted(shard)).map(|(number, _)| number).collect()
+        };
+        let (poisoned, full) = (numbers(|s| s.poisoned), numbers(|s| s.disk_full));
+        let healthy = poisoned.is_empty();
+        // A full disk refuses batches but queries go on: not ready for devices, healthy all the same.
+        let ready = self.phase.load(Ordering::Acquire) == READY && healthy && full.is_empty();
+        detail.insert("shards".into(), json!(shards.len()));
+        detail.insert("poisoned_shards".into(), json!(poisoned));
+        detail.insert("disk_full_shards".into(), json!(full));
+        Health { ready, healthy, detail }
+    }
+
+    fn summary(&self) -> Vec<(String, String)> {
+        let mut lines = vec![
+            ("Version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+            ("State".to_owned(), self.phase().to_owned()),
+        ];
+        let Some(parts) = self.parts.get() else { return lines };
+        let all = total(&parts.engine.figures());
+        let mut line = |title: &str, value: String| lines.push((title.to_owned(), value));
+        line("Ingest (QUIC)", parts.ingest_addr.to_string());
+        line("Queries (Arrow Flight)", parts.query_addr.to_string());
+        line("Data directory", parts.data_dir.display().to_string());
+        line("Tables", parts.engine.snapshot().tables().len().to_string());
+        line("Rows since start", thousands(all.rows));
+        line("Rows in segments", thousands(all.segment_rows));
+        line("Segments", format!("{}, {}", thousands(all.segments), human_bytes(all.segment_bytes)));
+        line("Memtables", human_bytes(all.memtable_bytes));
+        line("Connections", thousands(parts.ingest.connections.value()));
+        lines
+    }
+}
+
+/// The sum of all shards; what is a maximum or a last value is the greatest.
+fn total(shards: &[ShardFigures]) -> ShardFigures {
+    let mut all = ShardFigures::default();
+    for shard in shards {
+        all.batches += shard.batches;
+        all.duplicate_batches += shard.duplicate_batches;
+        all.refused_batches += shard.refused_batches;
+        all.rows += shard.rows;
+        all.log_bytes += shard.log_bytes;
+        all.log_syncs += shard.log_syncs;
+        all.log_sync_last_us = all.log_sync_last_us.max(shard.log_sync_last_us);
+        all.log_sync_max_us = all.log_sync_max_us.max(shard.log_sync_max_us);
+        all.memtable_bytes += shard.memtable_bytes;
+        all.memtables_sealed += shard.memtables_sealed;
+        all.flushes += shard.flushes;
+        all.flush_bytes += shard.flush_bytes;
+        all.compactions += shard.compactions;
+        all.compaction_bytes += shard.compaction_bytes;
+        all.stalls += shard.stalls;
+        all.queued += shard.queued;
+        all.producers += shard.producers;
+        all.disk_full |= shard.disk_full;
+        all.poisoned |= shard.poisoned;
+        all.segments += shard.segments;
+        all.segment_bytes += shard.segment_bytes;
+        all.segment_rows += shard.segment_rows;
+    }
+    all
+}
+
+fn shard_samples(engine: &Engine) -> Vec<Sample> {
+    type Read = fn(&ShardFigures) -> u64;
+    const COUNTERS: [(&str, &str, Read); 11] = [
+        ("batches", "Batches applied", |s| s.batches),
+        ("duplicate_batches", "Batches acknowledged again and not applied again", |s| s.duplicate_batches),
+        ("refused_batches", "Batches refused", |s| s.refused_batches),
+        ("rows", "Rows applied, replaced ones included", |s| s.rows),
+        ("log_bytes", "Bytes written to device logs", |s| s.log_bytes),
+        ("log_syncs", "Group commits of device logs", |s| s.log_syncs),
+        ("flushes", "Memtables written as segments", |s| s.flushes),
+        ("flush_bytes", "Segment bytes written by flushes", |s| s.flush_bytes),
+        ("compactions", "Merges of segments", |s| s.compactions),
+        ("compaction_bytes", "Segment bytes written by merges", |s| s.compaction_bytes),
+        ("stalls", "Times that a shard waited for a flush", |s| s.stalls),
+    ];
+    const GAUGES: [(&str, &str, Read); 11] = [
+        ("log_sync_last_microseconds", "Write and sync of the last group", |s| s.log_sync_last_us),
+        ("log_sync_max_microseconds", "Longest write and sync of a group", |s| s.log_sync_max_us),
+        ("memtable_bytes", "Bytes of the active memtable", |s| s.memtable_bytes),
+        ("memtables_sealed", "Sealed memtables that wait for the disk", |s| s.memtables_sealed),
+        ("queued_batches", "Batches that wait for the shard", |s| s.queued),
+        ("producers", "Producers remembered", |s| s.producers),
+        ("disk_full", "1 while batches are refused for want of room", |s| u64::from(s.disk_full)),
+        ("poisoned", "1 after a failed write or sync", |s| u64::from(s.poisoned)),
+        ("segments", "Live segments", |s| s.segments),
+        ("segment_bytes", "Bytes of live segments", |s| s.segment_bytes),
+        ("segment_rows", "Rows of live segments", |s| s.segment_rows),
+    ];
+    let shards = engine.figures();
+    let mut samples = Vec::new();
+    let label = |number: usize| vec![("shard", number.to_string())];
+    for (name, help, read) in COUNTERS {
+        samples.extend(shards.iter().enumerate().map(|(n, s)| Sample {
+            name,
+            help,
+            labels: label(n),
+            value: Value::Counter(read(s)),
+        }));
+    }
+    for (name, help, read) in GAUGES {
+        samples.extend(shards.iter().enumerate().map(|(n, s)| Sample {
+            name,
+            help,
+            labels: label(n),
+            value: Value::Gauge(read(s) as f64),
+        }));
+    }
+    samples
+}
+
+fn ingest_samples(ingest: &server::Metrics) -> Vec<Sample> {
+    let gauges = [
+        ("ingest_connections", "Connections with a verified certificate", &ingest.connections),
+        ("ingest_handshakes", "Handshakes in flight", &ingest.handshakes),
+        ("ingest_lanes", "Open lanes", &ingest.lanes),
+        ("ingest_in_flight_bytes", "Bytes of batches between arrival and settlement", &ingest.in_flight_bytes),
+    ];
+    let counters = [
+        (
+            "ingest_accepted_connections",
+            "Connections with a verified certificate since the start",
+            &ingest.connections_total,
+        ),
+        ("ingest_failed_handshakes", "Handshakes that failed", &ingest.handshakes_failed),
+        ("ingest_refused_connections", "Connection attempts over a bound", &ingest.refused),
+        ("ingest_retried_connections", "Connection attempts that had to prove their address", &ingest.retried),
+        ("ingest_revoked_connections", "Connections closed because of a revocation", &ingest.revoked),
+        ("ingest_batches", "Batches acknowledged", &ingest.batches),
+        ("ingest_rows", "Rows acknowledged", &ingest.rows),
+        ("ingest_values", "Values acknowledged, nulls included", &ingest.values),
+        ("ingest_payload_bytes", "Payload bytes acknowledged", &ingest.bytes),
+        ("ingest_memory_waits", "Times that a lane waited for memory", &ingest.memory_waits),
+        ("ingest_queue_waits", "Times that a lane waited for a shard's queue", &ingest.queue_waits),
+    ];
+    let mut samples = Vec::new();
+    samples.extend(gauges.map(|(name, help, c)| Sample {
+        name,
+        help,
+        labels: Vec::new(),
+        value: Value::Gauge(c.value() as f64),
+    }));
+    samples.extend(counters.map(|(name, help, c)| Sample {
+        name,
+        help,
+        labels: Vec::new(),
+        value: Value::Counter(c.value()),
+    }));
+    for (name, help, label, counts) in [
+        ("ingest_nacks", "Batches refused, by reason", "code", ingest.nacks()),
+        ("ingest_lane_ends", "Lanes ended by the node, by reason", "code", ingest.lane_ends()),
+    ] {
+        samples.extend(counts.into_iter().map(|(code, count)| Sample {
+            name,
+            help,
+            labels: vec![(label, code.to_owned())],
+            value: Value::Counter(count),
+        }));
+    }
+    samples
+}
