@@ -24,6 +24,15 @@ impl std::fmt::Display for SeqNo {
     }
 }
 
+/// The last applied batch of one producer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Highest number applied: everything at or below it is settled.
+    pub seq: SeqNo,
+    /// When that batch arrived, by the node's clock.
+    pub received_ns: i64,
+}
+
 /// A position in a shard's log: later batches have greater positions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LogPosition {

@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tidewell_engine::Head;
 use tidewell_engine::device_log::{LogConfig, LogWriter, RecordHead, replay};
 use tidewell_engine::manifest::{Edit, Manifest, ManifestState, SegmentMeta, read_heads, write_heads};
-use tidewell_engine::shard::Head;
 use tidewell_engine::storage::{Memory, Storage};
 use tidewell_engine::{FieldType, LogPosition, ProducerId, SeqNo};
 

@@ -14,7 +14,7 @@ mod writer;
 
 pub use record::{FORMAT_VERSION, PAYLOAD_BYTES_MAX, RECORD_HEADER_BYTES, RECORDS_START};
 pub use recovery::{dump, replay, shards, verify};
-pub use writer::{LogWriter, fill_ahead};
+pub use writer::LogWriter;
 
 use crate::error::{Error, Result};
 use crate::storage::Storage;

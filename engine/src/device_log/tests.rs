@@ -426,37 +426,12 @@ fn other_files_in_the_folder_are_left_alone() {
     assert_eq!(record::parse_file_name("12345-00000000000000ff.log"), Some((12345, 255)));
 }
 
-#[test]
-fn file_filled_ahead_is_taken_once() {
-    let faulty = Faulty::new();
-    let mut log = open(&faulty, START);
-    assert!(fill_ahead(&faulty, 3, &SMALL).unwrap());
-    assert!(!fill_ahead(&faulty, 3, &SMALL).unwrap(), "one waits already");
-    append(&mut log, &[rec(1, 100)]);
-    log.commit().unwrap();
-    assert_eq!(faulty.list("log").unwrap(), ["0003-0000000000000001.log"]);
-    assert_eq!(log.stats().file_bytes, SMALL.file_bytes);
-    assert_eq!(replayed(&faulty.crash(0), START).0, [rec(1, 100)]);
-    // A torn record in it is told from the zeros.
-    append(&mut log, &[rec(2, 100)]);
-    log.commit().unwrap();
-    faulty.memory().damage(&file_name(3, 1), |bytes| bytes[RECORDS_START as usize + 512 + 70] ^= 1);
-    assert_eq!(replayed(faulty.memory(), START).1.cut.unwrap().bytes, 164);
-    // A full disk leaves nothing behind.
-    faulty.fail_named(Operation::Write, "ahead", Fault::Enospc);
-    assert!(fill_ahead(&faulty, 3, &SMALL).unwrap_err().is_disk_full());
-    assert_eq!(faulty.list("log").unwrap(), ["0003-0000000000000001.log"]);
-}
-
 /// Commits groups over recycled files until the storage fails, then gives what was acknowledged, what was appended
 /// behind it, and where replay starts.
 fn work(storage: &Faulty) -> (Vec<Rec>, Vec<Rec>, LogPosition) {
     let mut log = open(storage, START);
     let (mut acked, mut waiting, mut from) = (Vec::new(), Vec::new(), START);
     for seq in 1..60 {
-        if seq % 20 == 1 && fill_ahead(storage, 3, &SMALL).is_err() {
-            break;
-        }
         let rec = rec(seq, (seq as usize * 211) % 1500);
         append(&mut log, std::slice::from_ref(&rec));
         waiting.push(rec);

@@ -15,8 +15,6 @@ use crate::types::{LogPosition, ProducerId, SeqNo};
 
 /// A group buffer larger than this is given back after its commit.
 const GROUP_BYTES_KEPT: usize = 16 << 20;
-/// Bytes that are written at once when a file is filled ahead.
-const FILL_PIECE_BYTES: usize = 1 << 20;
 
 /// Appends to one shard's log. All I/O happens in [`LogWriter::commit`] and [`LogWriter::release_before`].
 ///
@@ -57,49 +55,10 @@ struct CurrentFile {
 #[derive(Clone, Copy, PartialEq)]
 enum Origin {
     New,
-    /// Filled with zeros by [`fill_ahead`].
-    Ahead,
     /// A released file of this generation.
     Spare(u64),
     /// An attempt to begin this very file that met a full disk.
     Leftover,
-}
-
-/// Makes a file of zeros that the shard's writer takes when it has no spare, unless there is one; gives whether it made
-/// one. Overwriting written blocks costs about two thirds of the sync time of growing a file. Any thread may call this
-/// while the writer works.
-///
-/// # Errors
-/// When the file cannot be written, for example on a full disk; nothing is left behind then, if that can be removed.
-pub fn fill_ahead(storage: &dyn Storage, shard: u32, config: &LogConfig) -> Result<bool> {
-    let name = ahead_name(shard);
-    if storage.exists(&name).map_err(Error::io("look for", &*name))? {
-        return Ok(false);
-    }
-    let temporary = format!("{name}.tmp");
-    let fill = || {
-        if storage.exists(&temporary)? {
-            storage.remove(&temporary)?;
-        }
-        let mut file = storage.create(&temporary)?;
-        let piece = vec![0; FILL_PIECE_BYTES.min(config.file_bytes as usize).max(1)];
-        for offset in (0..config.file_bytes).step_by(piece.len()) {
-            let len = (config.file_bytes - offset).min(piece.len() as u64);
-            file.write_at(offset, &piece[..len as usize])?;
-        }
-        file.sync_data()?;
-        // No sync of the folder: when the name is lost, so is only the work.
-        storage.rename(&temporary, &name)
-    };
-    fill().map_err(|source| {
-        let _ = storage.remove(&temporary);
-        Error::io("fill", &*name)(source)
-    })?;
-    Ok(true)
-}
-
-fn ahead_name(shard: u32) -> String {
-    format!("log/{shard:04}-ahead")
 }
 
 impl LogWriter {
@@ -380,7 +339,6 @@ impl LogWriter {
         }
         let old_name = match origin {
             Origin::Spare(spare) => Some(file_name(self.shard, spare)),
-            Origin::Ahead => Some(ahead_name(self.shard)),
             Origin::New | Origin::Leftover => None,
         };
         if let Some(old_name) = old_name {
@@ -417,10 +375,6 @@ impl LogWriter {
         }
         if let Some(&(spare, _)) = self.spares.last() {
             return Ok((self.storage.open(&file_name(self.shard, spare))?, Origin::Spare(spare)));
-        }
-        let ahead = ahead_name(self.shard);
-        if self.storage.exists(&ahead)? {
-            return Ok((self.storage.open(&ahead)?, Origin::Ahead));
         }
         Ok((self.storage.create(name)?, Origin::New))
     }

@@ -1,9 +1,8 @@
 //! Owns files of what each producer had reached in a shard when its log was released; does not decide when to write one.
 
 use crate::error::{Error, Result};
-use crate::shard::Head;
 use crate::storage::{Storage, write_new_file};
-use crate::types::{ProducerId, SeqNo};
+use crate::types::{Head, ProducerId, SeqNo};
 
 /// Version that is written.
 const FORMAT_VERSION: u32 = 1;

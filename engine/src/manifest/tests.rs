@@ -6,10 +6,9 @@ use std::io;
 use proptest::prelude::*;
 
 use super::*;
-use crate::shard::Head;
 use crate::storage::Memory;
 use crate::storage::faulty::{Fault, Faulty, Operation};
-use crate::types::{FieldType, LogPosition, ProducerId, SeqNo};
+use crate::types::{FieldType, Head, LogPosition, ProducerId, SeqNo};
 
 fn created() -> Edit {
     Edit::Created { shards: 2, created_ns: 1_700_000_000_000_000_000 }

@@ -3,16 +3,7 @@
 use std::collections::HashMap;
 
 use crate::limits::{DAY_NS, PRODUCER_MEMORY_DAYS};
-use crate::types::{ProducerId, SeqNo};
-
-/// The last applied batch of one producer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Head {
-    /// Highest number applied: everything at or below it is settled.
-    pub seq: SeqNo,
-    /// When that batch arrived, by the node's clock.
-    pub received_ns: i64,
-}
+use crate::types::{Head, ProducerId, SeqNo};
 
 /// The heads of all producers that wrote to a shard.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,6 +8,6 @@ pub mod view;
 pub mod worker;
 
 pub use append::{Append, AppendSink};
-pub use heads::{Head, ProducerHeads};
+pub use heads::ProducerHeads;
 pub use stats::ShardStats;
 pub use view::{LiveSegment, ShardView, SharedView};
