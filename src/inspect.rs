@@ -52,7 +52,7 @@ pub struct InspectArgs {
     /// At most so many records of a log
     #[arg(long, value_name = "N")]
     pub limit: Option<u64>,
-    /// One JSON object a line (log and manifest)
+    /// One JSON object a line: a record, a segment, the manifest
     #[arg(long)]
     pub json: bool,
 }
@@ -250,17 +250,28 @@ fn segments(args: &InspectArgs, out: &mut impl Write) -> Result<u8> {
             args.blocks || args.device.is_some(),
         ),
     };
+    if args.json && (args.blocks || args.device.is_some()) {
+        return Err(usage("inspect segment: --json gives a line about each segment; leave out --blocks and --device"));
+    }
     let mut code = EXIT_OK;
     for name in names {
         let segment = match Segment::open(&*place.storage, &name) {
             Ok(segment) => segment,
             Err(error) => {
                 code = EXIT_FAILED;
-                writeln!(out, "{name}: {error}")?;
+                writeln!(out, "{}", note(args, "damage", &format!("{name}: {error}")))?;
                 continue;
             }
         };
-        if detail {
+        if args.json {
+            let (first, last) = segment.time_range();
+            let line = json!({
+                "path": name, "id": segment.id(), "shard": segment.shard(), "tier": format!("{:?}", segment.tier()).to_lowercase(),
+                "table": &*segment.schema().name, "rows": segment.rows(), "devices": segment.device_count(),
+                "blocks": segment.block_count(), "bytes": segment.file_bytes(), "first": rfc3339(first), "last": rfc3339(last),
+            });
+            writeln!(out, "{line}")?;
+        } else if detail {
             let mut text = String::new();
             segment::dump(&segment, args.device.as_deref(), args.blocks, &mut text)
                 .map_err(|e| anyhow!("inspect {name}: {e}"))?;

@@ -1,5 +1,5 @@
 //! Owns the proof that opening after a crash stays within its budget, and that damage costs only what it hits.
-#![allow(missing_docs, reason = "a test target")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test target, whose helpers may panic")]
 
 mod common;
 

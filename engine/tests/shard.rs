@@ -1,5 +1,5 @@
 //! Owns the proof of a shard's rules: what is refused, in which order it comes again, what a failing disk changes.
-#![allow(missing_docs, reason = "a test target")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test target, whose helpers may panic")]
 
 mod common;
 

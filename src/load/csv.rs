@@ -1,7 +1,7 @@
 //! Owns reading CSV rows: header, columns to fields, cells to values; does not send.
 
 use std::collections::HashMap;
-use std::io::BufRead;
+use std::io::{BufRead, Read};
 
 use anyhow::{Context, Result, bail};
 use csv::ByteRecord;
@@ -86,9 +86,12 @@ struct Plan {
     fields: Vec<Field>,
 }
 
+/// A file with a line end behind its last line.
+type Lines = std::io::Chain<Box<dyn BufRead + Send>, &'static [u8]>;
+
 /// An opened file after its header.
 struct Opened {
-    records: csv::Reader<Box<dyn BufRead + Send>>,
+    records: csv::Reader<Lines>,
     first_line: u64,
     name: String,
     width: usize,
@@ -96,8 +99,20 @@ struct Opened {
 }
 
 impl Opened {
+    /// Reads a record, whose position then tells the line that it begins in.
     fn next(&mut self, record: &mut ByteRecord) -> Result<bool> {
-        self.records.read_byte_record(record).with_context(|| format!("read input: {}", self.name))
+        let read = self.records.read_byte_record(record).with_context(|| format!("read input: {}", self.name))?;
+        if let (true, Some(mut position)) = (read, record.position().cloned()) {
+            // The reader takes blank lines before a record for a part of it. Every record ends with a line end (one is
+            // put behind the last), so its own lines are counted back from where the next would begin.
+            let inside = record.as_slice().iter().filter(|byte| **byte == b'\n').count() as u64;
+            // A quote that is never closed swallows even that last line end.
+            let open =
+                record.as_slice().ends_with(b"\n") && self.records.get_mut().fill_buf().is_ok_and(<[u8]>::is_empty);
+            position.set_line(self.records.position().line() + u64::from(open) - 1 - inside);
+            record.set_position(Some(position));
+        }
+        Ok(read)
     }
 }
 
@@ -117,8 +132,10 @@ fn open(input: Input, options: &CsvOptions) -> Result<Option<Opened>> {
         .flexible(true)
         .delimiter(delimiter)
         .quoting(options.quotes)
+        // A `\r` before it is a blank at the end of the last cell, and those are taken off.
+        .terminator(csv::Terminator::Any(b'\n'))
         .buffer_capacity(256 * 1024)
-        .from_reader(reader);
+        .from_reader(reader.chain(b"\n".as_slice()));
     let header = match &options.columns {
         Some(columns) => columns.clone(),
         None => {

@@ -138,6 +138,8 @@ impl<F: FnMut(Batch) -> bool> Sink for BatchSink<F> {
     fn bad(&mut self, line: u64, reason: &str) -> Result<Flow> {
         self.bad_lines += 1;
         if self.bad_lines <= PRINTED_MAX {
+            // A damaged cell may hold line ends or worse: a message stays one line.
+            let reason = reason.replace(char::is_control, "\u{fffd}");
             (self.report)(format!("{}:{line}: {reason}", self.file));
         }
         match self.on_error {

@@ -69,11 +69,19 @@ impl Tls {
                 )));
             }
         }
-        TlsMaterial::load(&TlsFiles::in_dir(dir, "node")).map_err(|e| {
+        let material = TlsMaterial::load(&TlsFiles::in_dir(dir, "node")).map_err(|e| {
             anyhow!(
                 "read certificates: {e}; replace the file, or make new ones with `tidewell cert init --tls-dir DIR`"
             )
-        })
+        })?;
+        // Files that are whole but do not belong together show only now.
+        material.server_config().map_err(|e| {
+            anyhow!(
+                "read certificates: {}: node.pem, node-key.pem and ca.pem do not go together: {e}; replace them, or make new ones with `tidewell cert init --tls-dir DIR`",
+                dir.display()
+            )
+        })?;
+        Ok(material)
     }
 
     fn grants(dir: &Path, config: &Config) -> Result<Grants> {

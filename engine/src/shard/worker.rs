@@ -30,6 +30,7 @@ pub struct ShardSender(Sender<Command>);
 /// The answer to a flush that is under way.
 pub struct FlushWait(Receiver<Result<()>>);
 
+#[allow(clippy::large_enum_variant, reason = "nearly all commands are appends; a box would be an allocation a batch")]
 enum Command {
     Append(Append),
     /// This batch will not come again.

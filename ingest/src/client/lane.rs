@@ -16,7 +16,7 @@ use super::link::{Backoff, LinkState, stopped};
 use super::split::Part;
 use super::{SendError, Shared};
 use crate::session::{ClientConfig as SessionConfig, ClientEvent, ClientSession, OutBatch};
-use crate::wire::{Durability, Frame, FrameReader, ProducerId, RejectCode};
+use crate::wire::{CloseCode, Durability, Frame, FrameReader, ProducerId, RejectCode};
 
 /// Chunks taken from the stream at a time; only acknowledgements come.
 const CHUNKS: usize = 16;
@@ -139,6 +139,8 @@ pub(super) struct Lane {
 /// How one connection of the lane ended.
 enum End {
     Again,
+    /// The node did not greet in time.
+    NoGreeting,
     Stopped,
 }
 
@@ -197,8 +199,15 @@ impl Lane {
                 if let Some(reason) = self.failed.take() {
                     break reason;
                 }
-                if let End::Stopped = end {
-                    break "the client was closed".to_owned();
+                match end {
+                    End::Stopped => break "the client was closed".to_owned(),
+                    // A node that died between its part of the handshake and ours leaves a connection that looks alive:
+                    // its successor cannot reset what it never finished. Without this it would last until QUIC's idle
+                    // timeout, however often a lane is opened on it.
+                    End::NoGreeting => {
+                        connection.close(u32::from(CloseCode::IdleTimeout.value()).into(), b"no greeting in time");
+                    }
+                    End::Again => {}
                 }
             }
             let wait = self.backoff.wait();
@@ -275,10 +284,11 @@ impl Lane {
                 () = self.queue.wake.notified() => {}
                 () = async { if let Some(at) = wake_at { sleep_until(at.into()).await } }, if wake_at.is_some() => {
                     let now = Instant::now();
-                    if leave_by.is_some_and(|until| now >= until)
-                        || (leave_by.is_none() && !self.session.is_open() && now >= greeting_by)
-                    {
+                    if leave_by.is_some_and(|until| now >= until) {
                         return End::Again;
+                    }
+                    if leave_by.is_none() && !self.session.is_open() && now >= greeting_by {
+                        return End::NoGreeting;
                     }
                 }
                 () = stopped(&mut self.stop) => {

@@ -89,8 +89,10 @@ pub(super) async fn keep(
         let mut reason = String::new();
         if let Some(connection) = connection {
             tokio::select! {
+                // `close` stops first and closes then: in this order its own end is no lost connection.
+                biased;
+                () = stopped(&mut stop) => return,
                 error = connection.closed() => reason = error.to_string(),
-                _ = stopped(&mut stop) => return,
             }
             state.send_replace(None);
             if since.elapsed() > STABLE {

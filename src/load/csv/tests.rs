@@ -218,3 +218,33 @@ fn a_survey_sees_what_a_sample_would_miss() {
     let everything = CsvOptions { types: vec!["*=f64".parse().unwrap()], ..options() };
     assert_eq!(everything.type_of(guesses["w"]), Some(FieldType::F64));
 }
+
+#[test]
+fn bad_lines_are_numbered_as_an_editor_does() {
+    // Blank lines and CRLF used to shift the numbers: the reader counts lines where it stands, not where a record begins.
+    for end in ["\n", "\r\n"] {
+        let lines = [
+            "device,time,v",
+            "a,2020-01-01,1",
+            "",
+            "",
+            "a,x,1",
+            "\"a\",2020-01-02,\"2\"",
+            "a,x,\"two",
+            "lines\"",
+            "",
+            "a,x,1",
+            "a,x,\"open",
+            "end",
+        ];
+        for last in ["", end] {
+            let text = lines.join(end) + last;
+            let mut options = options();
+            options.types = vec!["v=utf8".parse().unwrap()];
+            let loaded = try_load(text.as_bytes(), &options, OnError::Skip).unwrap();
+            let found: Vec<&str> = loaded.reports.iter().map(|r| r.split(": ").next().unwrap()).collect();
+            assert_eq!(found, ["a.csv:5", "a.csv:7", "a.csv:10", "a.csv:11"], "{end:?} {:?}", loaded.reports);
+            assert_eq!(loaded.rows(), 2);
+        }
+    }
+}
