@@ -35,6 +35,11 @@ pub enum CertCommand {
         after_help = "Example:\n  tidewell cert reader dashboard --devices 'truck_*' --tls-dir ./tls\n  tidewell cert reader operator --role admin --tls-dir ./tls"
     )]
     Reader(ReaderArgs),
+    /// Take certificates back: adds them to crl.pem
+    #[command(
+        after_help = "Example:\n  tidewell cert revoke truck_1 --tls-dir ./tls\n\nA running node reads the list on SIGHUP, and closes the connections of these certificates."
+    )]
+    Revoke(RevokeArgs),
 }
 
 /// `cert init`.
@@ -94,6 +99,17 @@ pub struct ReaderArgs {
     /// Name of the files [default: the name, with `_` for what does not fit a file name]
     #[arg(long, value_name = "NAME")]
     pub file: Option<String>,
+}
+
+/// `cert revoke`.
+#[derive(Debug, Args)]
+pub struct RevokeArgs {
+    /// Names of certificate files in the folder, without `.pem`
+    #[arg(value_name = "NAME", required = true)]
+    pub names: Vec<String>,
+    /// Folder of the authority
+    #[arg(long, value_name = "DIR")]
+    pub tls_dir: PathBuf,
 }
 
 /// What a reader may do.
@@ -243,6 +259,14 @@ pub fn run(command: CertCommand) -> Result<u8> {
             grants.write(&args.tls_dir)?;
             told_grant(&args.tls_dir);
         }
+        CertCommand::Revoke(args) => {
+            let authority = open_authority(&args.tls_dir)?;
+            let files: Vec<PathBuf> =
+                args.names.iter().map(|name| args.tls_dir.join(format!("{}.pem", file_name(name)))).collect();
+            let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+            let list = authority.revoke_also(&files).context("cert revoke")?;
+            println!("{}  (a running node reads it on SIGHUP)", list.display());
+        }
     }
     Ok(EXIT_OK)
 }
@@ -257,18 +281,22 @@ fn check_patterns(patterns: &[String]) -> Result<()> {
         .map_err(|e| usage(format!("flag --devices: {e}")))
 }
 
-fn issue(folder: &Path, file: Option<&str>, name: &str, identity: Identity) -> Result<()> {
+fn open_authority(folder: &Path) -> Result<Authority> {
     if !folder.join("ca.pem").exists() {
         return Err(usage(format!(
             "cert: {}: no authority there; make one with `tidewell cert init --tls-dir {0}`",
             folder.display()
         )));
     }
+    Authority::open(folder).context("cert")
+}
+
+fn issue(folder: &Path, file: Option<&str>, name: &str, identity: Identity) -> Result<()> {
+    let authority = open_authority(folder)?;
     let limit = tidewell_ingest::identity::NAME_BYTES_MAX;
     if name.is_empty() || name.len() > limit {
         return Err(usage(format!("cert: expected a name of 1 to {limit} bytes, found {}", name.len())));
     }
-    let authority = Authority::open(folder).context("cert")?;
     let file = file.map_or_else(|| file_name(name), str::to_owned);
     if ["ca", "node", "dev", "crl"].contains(&file.as_str()) || file.contains(['/', '\\']) {
         return Err(usage(format!("cert: `{file}` cannot be a file name here; choose one with --file NAME")));
@@ -323,6 +351,12 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(Grants::read(&dir).unwrap().gateways["depot"], ["truck_*"]);
+        let revoke = |names: &[&str]| {
+            let names = names.iter().map(|name| (*name).to_owned()).collect();
+            run(CertCommand::Revoke(RevokeArgs { names, tls_dir: dir.clone() }))
+        };
+        revoke(&["truck 1"]).unwrap();
+        assert!(revoke(&["nobody"]).is_err() && dir.join("crl.pem").exists());
         assert!(
             run(CertCommand::Reader(ReaderArgs {
                 name: "r".into(),

@@ -87,7 +87,7 @@ fn no_grants(grants: &Grants) -> bool {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TlsConfig {
-    /// Folder with `ca.pem`, `node.pem`, `node-key.pem` (and `grants.toml`, `revoked.txt` when there are any).
+    /// Folder with `ca.pem`, `node.pem`, `node-key.pem` (and `grants.toml`, `crl.pem` when there are any).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dir: Option<PathBuf>,
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::{Mutex, RwLock};
@@ -365,8 +365,10 @@ impl Shard {
     }
 }
 
-/// How long the compactor rests when it is not poked, and after a failure.
+/// How long the compactor rests when it is not poked.
 const COMPACTOR_TICK: Duration = Duration::from_secs(1);
+/// How long a shard's merges rest after one failed: a damaged input or a full disk does not heal within a second.
+const COMPACTOR_PAUSE: Duration = Duration::from_secs(60);
 
 fn start_compactor(
     compaction: Arc<Compaction>,
@@ -379,6 +381,7 @@ fn start_compactor(
         if let Err(error) = rustix::process::nice(15) {
             tracing::debug!(%error, "the compactor keeps the normal priority");
         }
+        let mut resume_at: HashMap<u32, Instant> = HashMap::new();
         while !stopping.load(Ordering::Relaxed) {
             match poked.recv_timeout(COMPACTOR_TICK) {
                 Ok(()) | Err(RecvTimeoutError::Timeout) => {}
@@ -388,9 +391,15 @@ fn start_compactor(
             while more && !stopping.load(Ordering::Relaxed) {
                 more = false;
                 for compactor in compaction.compactors.lock().iter() {
+                    if resume_at.get(&compactor.shard).is_some_and(|&at| Instant::now() < at) {
+                        continue;
+                    }
                     match compactor.run_once(clock.now_ns()) {
                         Ok(done) => more |= done,
-                        Err(error) => tracing::error!(%error, "a merge of segments failed; its inputs stay"),
+                        Err(error) => {
+                            tracing::error!(shard = compactor.shard, %error, "a merge of segments failed; its inputs stay");
+                            resume_at.insert(compactor.shard, Instant::now() + COMPACTOR_PAUSE);
+                        }
                     }
                 }
             }

@@ -11,8 +11,9 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
 };
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
+use x509_parser::prelude::{CertificateRevocationList, FromDer as _};
 
 use crate::identity::{Identity, IdentityError, Peer};
 
@@ -65,6 +66,9 @@ pub enum AuthorityError {
         /// The name.
         name: String,
     },
+    /// The revocation list that is there cannot be read.
+    #[error("{path} holds no usable revocation list; put a good one there or move it away", path = .0.display())]
+    List(PathBuf),
     /// A certificate to be revoked cannot be read.
     #[error("{path}: {source}", path = path.display())]
     Identity {
@@ -224,19 +228,51 @@ impl Authority {
     /// # Errors
     /// When a certificate cannot be read or the list not be written.
     pub fn revoke(&self, certificates: &[&Path]) -> Result<PathBuf, AuthorityError> {
+        self.write_list(Vec::new(), certificates)
+    }
+
+    /// Adds the given certificates to those that `crl.pem` revokes already.
+    ///
+    /// # Errors
+    /// As [`Authority::revoke`], and when the list that is there cannot be read.
+    pub fn revoke_also(&self, certificates: &[&Path]) -> Result<PathBuf, AuthorityError> {
+        let path = self.dir.join(CRL_FILE);
+        let mut entries = Vec::new();
+        if path.exists() {
+            let broken = || AuthorityError::List(path.clone());
+            let list =
+                CertificateRevocationListDer::from_pem_slice(read_file(&path)?.as_bytes()).map_err(|_| broken())?;
+            let (_, list) = CertificateRevocationList::from_der(&list).map_err(|_| broken())?;
+            entries.extend(list.iter_revoked_certificates().map(|entry| RevokedCertParams {
+                serial_number: SerialNumber::from_slice(entry.raw_serial()),
+                revocation_time: entry.revocation_date.to_datetime(),
+                reason_code: None,
+                invalidity_date: None,
+            }));
+        }
+        self.write_list(entries, certificates)
+    }
+
+    fn write_list(
+        &self,
+        mut revoked_certs: Vec<RevokedCertParams>,
+        certificates: &[&Path],
+    ) -> Result<PathBuf, AuthorityError> {
         let path = self.dir.join(CRL_FILE);
         let now = SystemTime::now();
-        let mut revoked_certs = Vec::new();
         for certificate in certificates {
             let der = CertificateDer::from_pem_slice(read_file(certificate)?.as_bytes());
             let peer = der.map_err(|_| IdentityError::NotACertificate).and_then(|der| Peer::from_der(&der));
             let peer = peer.map_err(|source| AuthorityError::Identity { path: certificate.to_path_buf(), source })?;
-            revoked_certs.push(RevokedCertParams {
-                serial_number: SerialNumber::from_slice(&peer.serial),
-                revocation_time: now.into(),
-                reason_code: None,
-                invalidity_date: None,
-            });
+            let serial_number = SerialNumber::from_slice(&peer.serial);
+            if revoked_certs.iter().all(|entry| entry.serial_number != serial_number) {
+                revoked_certs.push(RevokedCertParams {
+                    serial_number,
+                    revocation_time: now.into(),
+                    reason_code: None,
+                    invalidity_date: None,
+                });
+            }
         }
         let number = now.duration_since(SystemTime::UNIX_EPOCH).map_or(1, |d| d.as_secs());
         let list = CertificateRevocationListParams {

@@ -288,6 +288,9 @@ mod tests {
         let peer = |path: &Path| Peer::from_der(&CertificateDer::from_pem_file(path).unwrap()).unwrap();
         assert!(revoked.contains(&peer(&bad.certificate)));
         assert!(!revoked.contains(&peer(&good.certificate)));
+        authority.revoke_also(&[&good.certificate]).unwrap();
+        let both = TlsMaterial::load(&TlsFiles::in_dir(dir.path(), "node")).unwrap().revoked().unwrap();
+        assert!(both.contains(&peer(&bad.certificate)) && both.contains(&peer(&good.certificate)));
     }
 
     #[test]

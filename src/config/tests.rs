@@ -58,6 +58,22 @@ fn a_printed_configuration_can_be_read_again() {
 }
 
 #[test]
+fn the_example_file_shows_every_key_with_its_default() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/tidewell.example.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    for key in all_keys() {
+        let name = key.rsplit('.').next().unwrap();
+        assert!(text.lines().any(|line| line.starts_with(&format!("{name} = "))), "{key} is missing");
+    }
+    let example = load(&ServeArgs { config: Some(path), ..ServeArgs::default() }, &quiet(), []).unwrap();
+    let defaults = Config::default();
+    assert_eq!(
+        (example.engine, example.ingest, example.query, example.log),
+        (defaults.engine, defaults.ingest, defaults.query, defaults.log)
+    );
+}
+
+#[test]
 fn unknown_keys_are_named_with_file_and_line() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("t.toml");

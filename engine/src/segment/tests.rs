@@ -228,9 +228,14 @@ fn segments_appear_whole_or_not_at_all() {
     let mut writer = SegmentWriter::create(storage.clone(), spec(&schema, 1, 50)).unwrap();
     let devices = fleet(&schema, 1, 5..6, 4);
     writer.push_device(&devices[0].0, (0, 0), &devices[0].1).unwrap();
+    // A writer that fails takes its file along.
     drop(writer);
+    assert!(storage.list(SEGMENT_DIR).unwrap().is_empty());
+    // A crash cannot; the left-over does not hinder the next attempt.
+    let mut writer = SegmentWriter::create(storage.clone(), spec(&schema, 1, 50)).unwrap();
+    writer.push_device(&devices[0].0, (0, 0), &devices[0].1).unwrap();
+    std::mem::forget(writer);
     assert_eq!(storage.list(SEGMENT_DIR).unwrap(), ["0000000000000001.seg.tmp"]);
-    // The left-over does not hinder the next attempt.
     write(&storage, spec(&schema, 1, 50), &devices);
     assert_eq!(storage.list(SEGMENT_DIR).unwrap(), ["0000000000000001.seg"]);
 

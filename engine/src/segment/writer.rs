@@ -87,12 +87,25 @@ pub struct SegmentWriter {
     rows_total: u64,
     time_min: i64,
     time_max: i64,
+    /// Nothing is left under the temporary name.
+    settled: bool,
 }
 
 struct Device {
     received: (i64, i64),
     /// Time of the last row pushed.
     time_last: Option<i64>,
+}
+
+/// A writer that failed takes its file along: a full disk or a damaged input is tried again and again, and each try has
+/// a number of its own.
+impl Drop for SegmentWriter {
+    fn drop(&mut self) {
+        if !self.settled {
+            // When it stays, the next open removes it.
+            let _ = self.storage.remove(&temporary_name(&self.name));
+        }
+    }
 }
 
 impl SegmentWriter {
@@ -146,6 +159,7 @@ impl SegmentWriter {
             rows_total: 0,
             time_min: i64::MAX,
             time_max: i64::MIN,
+            settled: false,
             spec,
         })
     }
@@ -271,6 +285,7 @@ impl SegmentWriter {
         let temporary = temporary_name(&self.name);
         self.file.sync_data().map_err(Error::io("sync", &temporary))?;
         self.storage.rename(&temporary, &self.name).map_err(Error::io("rename", &temporary))?;
+        self.settled = true;
         let dir = self.name.rsplit_once('/').map_or("", |(dir, _)| dir);
         self.storage.sync_dir(dir).map_err(Error::io("sync", dir))?;
         Ok(SegmentSummary {
@@ -285,9 +300,9 @@ impl SegmentWriter {
     }
 
     /// Gives up: removes the temporary file.
-    pub fn discard(self) -> Result<()> {
+    pub fn discard(mut self) -> Result<()> {
         let temporary = temporary_name(&self.name);
-        drop(self.file);
+        self.settled = true;
         self.storage.remove(&temporary).map_err(Error::io("remove", temporary))
     }
 

@@ -24,6 +24,9 @@ use crate::memtable::Memtable;
 use crate::storage::Storage;
 use crate::types::{Durability, LogPosition, ProducerId, SeqNo};
 
+/// Free bytes from which on a full disk is called full no more: the reserve and one group.
+const ROOM_BYTES: u64 = DISK_RESERVE_BYTES + GROUP_BYTES_MAX as u64;
+
 /// The writer of one shard.
 pub struct ShardCore {
     shard: u32,
@@ -155,7 +158,7 @@ impl ShardCore {
         }
         if self.staged_bytes > 0 {
             // A group of repetitions has asked the disk for nothing.
-            self.stats.disk_full.set(0);
+            self.set_disk_full(None);
         }
         self.staged_bytes = 0;
         self.publish(staged, now_ns);
@@ -214,7 +217,7 @@ impl ShardCore {
         let abandoned = if error.is_disk_full() { self.log.abandon_group() } else { Ok(()) };
         let refusal = match abandoned {
             Ok(()) if error.is_disk_full() => {
-                self.stats.disk_full.set(1);
+                self.set_disk_full(Some(error));
                 Refusal::new(RefusalCode::DiskFull, format!("no room for the batch: {error}; it can be sent again"))
             }
             Ok(()) => {
@@ -239,6 +242,23 @@ impl ShardCore {
                 self.refuse(&append, refusal.clone());
             }
         }
+    }
+
+    /// Takes back what was said about a full disk once there is room, also when nobody sends any more: whoever looks at
+    /// the node's readiness before sending would wait for ever.
+    pub fn look_for_room(&self) {
+        if self.stats.disk_full.get() != 0 && self.storage.free_bytes().is_ok_and(|free| free >= ROOM_BYTES) {
+            self.set_disk_full(None);
+        }
+    }
+
+    fn set_disk_full(&self, cause: Option<&Error>) {
+        match (cause, self.stats.disk_full.get() != 0) {
+            (Some(error), false) => tracing::warn!(shard = self.shard, %error, "batches are refused for want of room"),
+            (None, true) => tracing::info!(shard = self.shard, "there is room again"),
+            _ => {}
+        }
+        self.stats.disk_full.set(u64::from(cause.is_some()));
     }
 
     /// Why nothing of this producer, or of anybody, can be taken now.

@@ -151,6 +151,9 @@ impl Worker {
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => break,
             };
+            if command.is_none() {
+                self.core.look_for_room();
+            }
             if let Some(command) = command
                 && !self.take_group(command)
             {

@@ -85,9 +85,13 @@ pub fn write_new_file(storage: &dyn Storage, name: &str, bytes: &[u8]) -> io::Re
         storage.remove(&temporary)?;
     }
     let mut file = storage.create(&temporary)?;
-    file.write_at(0, bytes)?;
-    file.sync_data()?;
+    let written = file.write_at(0, bytes).and_then(|()| file.sync_data());
     drop(file);
+    if let Err(error) = written {
+        // On a full disk every byte counts, and the next try may have another name.
+        let _ = storage.remove(&temporary);
+        return Err(error);
+    }
     storage.rename(&temporary, name)?;
     storage.sync_dir(parent(name))
 }

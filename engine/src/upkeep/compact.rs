@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::limits::{COLD_BLOCK_ROWS, COMPACTION_FAN_IN, COMPACTION_LEVEL_MAX, DAY_NS, SEGMENT_ROWS_MAX};
 use crate::manifest::{Edit, Manifest, SegmentMeta};
 use crate::scan::{Source, plan};
-use crate::segment::{SegmentSpec, SegmentWriter};
+use crate::segment::{SegmentSpec, SegmentWriter, segment_name};
 use crate::shard::{LiveSegment, ShardStats, SharedView};
 use crate::storage::Storage;
 use crate::types::{FieldDef, Rows, TableSchema};
@@ -77,9 +77,18 @@ impl Compactor {
     fn merge(&self, table: &str, inputs: &[Arc<LiveSegment>], now_ns: i64) -> Result<()> {
         let Some(schema) = self.catalog.table(table) else { return Ok(()) };
         let level = inputs.iter().map(|s| s.meta.level).max().unwrap_or(0).saturating_add(1).min(COMPACTION_LEVEL_MAX);
-        let mut outputs = Vec::new();
+        let mut outputs: Vec<SegmentMeta> = Vec::new();
         for (start, end) in day_ranges(inputs) {
-            outputs.extend(self.write_range(&schema, inputs, level, start, end, now_ns)?);
+            match self.write_range(&schema, inputs, level, start, end, now_ns) {
+                Ok(output) => outputs.extend(output),
+                Err(error) => {
+                    // The next try has numbers of its own.
+                    for meta in outputs {
+                        let _ = self.storage.remove(&segment_name(meta.id));
+                    }
+                    return Err(error);
+                }
+            }
         }
         let mut edits: Vec<Edit> = outputs.iter().cloned().map(Edit::SegmentAdded).collect();
         edits.extend(inputs.iter().map(|s| Edit::SegmentRemoved { id: s.meta.id }));

@@ -62,17 +62,14 @@ impl Flusher {
     pub fn flush(&mut self, sealed: &Sealed, now_ns: i64) -> Result<()> {
         let mut edits = Vec::new();
         let mut written = Vec::new();
-        let mut tables = sealed.memtable.tables();
-        tables.sort();
-        for name in tables {
-            let Some(schema) = self.catalog.table(&name) else { continue };
-            if let Some(meta) = self.write_table(sealed, &schema, now_ns)? {
-                written.push(meta);
-            }
-            edits.extend(self.new_fields(&schema));
-        }
         let number = self.numbers.heads();
-        write_heads(&*self.storage, self.shard, number, &sealed.heads.sorted())?;
+        if let Err(error) = self.write_files(sealed, now_ns, number, &mut written, &mut edits) {
+            // The next try has numbers of its own, and on a full disk what stays would leave it less room.
+            for meta in written {
+                let _ = self.storage.remove(&segment_name(meta.id));
+            }
+            return Err(error);
+        }
         edits.extend(written.iter().cloned().map(Edit::SegmentAdded));
         edits.push(Edit::ProducerHeads { shard: self.shard, number });
         edits.push(Edit::LogReleased { shard: self.shard, position: sealed.until });
@@ -97,6 +94,25 @@ impl Flusher {
         // A full channel means that the compactor has been told already.
         let _ = self.compactor.try_send(());
         Ok(())
+    }
+
+    /// Writes all files of a flush; `written` has the segments, also when a later one failed.
+    fn write_files(
+        &self,
+        sealed: &Sealed,
+        now_ns: i64,
+        heads: u64,
+        written: &mut Vec<SegmentMeta>,
+        edits: &mut Vec<Edit>,
+    ) -> Result<()> {
+        let mut tables = sealed.memtable.tables();
+        tables.sort();
+        for name in tables {
+            let Some(schema) = self.catalog.table(&name) else { continue };
+            written.extend(self.write_table(sealed, &schema, now_ns)?);
+            edits.extend(self.new_fields(&schema));
+        }
+        write_heads(&*self.storage, self.shard, heads, &sealed.heads.sorted())
     }
 
     fn write_table(&self, sealed: &Sealed, schema: &Arc<TableSchema>, now_ns: i64) -> Result<Option<SegmentMeta>> {
