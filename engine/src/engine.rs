@@ -396,6 +396,7 @@ fn start_compactor(
                     }
                     match compactor.run_once(clock.now_ns()) {
                         Ok(done) => more |= done,
+                        Err(_) if stopping.load(Ordering::Relaxed) => {}
                         Err(error) => {
                             tracing::error!(shard = compactor.shard, %error, "a merge of segments failed; its inputs stay");
                             resume_at.insert(compactor.shard, Instant::now() + COMPACTOR_PAUSE);

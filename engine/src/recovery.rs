@@ -148,6 +148,7 @@ pub(crate) fn open(
             numbers: Arc::clone(&numbers),
             view: Arc::clone(&parts.view),
             stats: Arc::clone(&parts.stats),
+            stopping: Arc::clone(stopping),
         });
         let (view, heads, stats) = (Arc::clone(&parts.view), Arc::clone(&parts.heads), Arc::clone(&parts.stats));
         let core = ShardCore::new(shard, parts, log, clock.now_ns());

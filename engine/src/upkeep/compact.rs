@@ -6,12 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use tidewell_codec::Tier;
 
 use crate::catalog::Catalog;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::limits::{COLD_BLOCK_ROWS, COMPACTION_FAN_IN, COMPACTION_LEVEL_MAX, DAY_NS, SEGMENT_ROWS_MAX};
 use crate::manifest::{Edit, Manifest, SegmentMeta};
 use crate::scan::{Source, plan};
@@ -38,6 +39,8 @@ pub struct Compactor {
     pub view: Arc<SharedView>,
     /// Counters.
     pub stats: Arc<ShardStats>,
+    /// Set when the node goes down: a merge gives up between two devices, and its inputs stay.
+    pub stopping: Arc<AtomicBool>,
 }
 
 impl Compactor {
@@ -130,6 +133,9 @@ impl Compactor {
         let mut writer = SegmentWriter::create(Arc::clone(&self.storage), spec)?;
         let mut rows = Rows::default();
         for device in merged_devices(inputs)? {
+            if self.stopping.load(Ordering::Relaxed) {
+                return Err(Error::Invalid("the merge was given up: the node goes down".into()));
+            }
             let mut received = (i64::MAX, i64::MIN);
             let mut sources = Vec::new();
             for input in inputs {
