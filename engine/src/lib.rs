@@ -9,6 +9,7 @@
 //! - [`segment`]: immutable files of compressed columns with zone maps, read through mmap
 //! - [`upkeep`]: memtables into segments, small segments into large ones
 //! - [`manifest`]: the only truth about which segments exist; [`recovery`] starts from it
+//! - [`quarantine`]: rows too far in the future, apart from all others
 //! - [`snapshot`], [`scan`]: what a reader sees at one moment, newest write of each field first
 //! - [`storage`]: the only door to files; [`clock`]: the only clock
 //! - [`verify`]: every checksum and invariant, offline
@@ -24,6 +25,7 @@ pub mod error;
 pub mod limits;
 pub mod manifest;
 pub mod memtable;
+pub mod quarantine;
 pub mod recovery;
 pub mod scan;
 pub mod segment;
