@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::config::EngineConfig;
 use crate::device_log::{LogConfig, LogWriter, ReplayReport, replay};
 use crate::engine::{Poke, Shard};
+use crate::erase::Masks;
 use crate::error::{Error, Result};
 use crate::limits::{FROZEN_MEMTABLES_MAX, SHARDS_MAX};
 use crate::manifest::{Edit, Manifest, orphans, read_heads};
@@ -87,7 +88,7 @@ pub(crate) fn open(
     let state = manifest.state().clone();
     let catalog = Arc::new(Catalog::new(state.tables.clone()));
     let attributes = state.attributes.clone().into_iter().collect();
-    let numbers = Arc::new(FileNumbers::new(state.next_segment_id, state.next_heads_id));
+    let numbers = Arc::new(FileNumbers::new(state.next_segment_id, state.next_heads_id, state.next_erasure()));
     let manifest = Arc::new(Mutex::new(manifest));
     let mut live: Vec<Vec<Arc<LiveSegment>>> = (0..state.shard_count).map(|_| Vec::new()).collect();
     for meta in state.segments.values() {
@@ -105,7 +106,9 @@ pub(crate) fn open(
     let mut shards = Vec::new();
     let mut compactors = Vec::new();
     for (shard, segments) in (0..state.shard_count).zip(live) {
-        let next_seq = segments.iter().map(|s| s.meta.seq_max + 1).max().unwrap_or(1);
+        // Rows to come are younger than every erasure, also when the segments that those were about are gone.
+        let erased = state.erasures.values().filter(|erasure| erasure.shard == shard).map(|erasure| erasure.before_seq);
+        let next_seq = segments.iter().map(|s| s.meta.seq_max + 1).chain(erased).max().unwrap_or(1);
         let heads = match state.heads_files[shard as usize] {
             Some(number) => read_heads(&**storage, shard, number)?.into_iter().collect(),
             None => ProducerHeads::default(),
@@ -114,7 +117,7 @@ pub(crate) fn open(
             storage: Arc::clone(storage),
             config: Arc::clone(config),
             catalog: Arc::clone(&catalog),
-            view: Arc::new(SharedView::new(segments)),
+            view: Arc::new(SharedView::new(segments, Masks::new(&state, shard))),
             heads: Arc::new(RwLock::new(heads)),
             stats: Arc::new(ShardStats::default()),
         };
