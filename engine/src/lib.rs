@@ -11,6 +11,7 @@
 //! - [`manifest`]: the only truth about which segments exist; [`recovery`] starts from it
 //! - [`snapshot`], [`scan`]: what a reader sees at one moment, newest write of each field first
 //! - [`memory`]: the one limit on memory, and each holder's share
+//! - [`summary`]: aggregates per step of the clock, beside the segments that merges write
 //! - [`storage`]: the only door to files; [`clock`]: the only clock
 //! - [`verify`]: every checksum and invariant, offline
 //!
@@ -32,6 +33,7 @@ pub mod segment;
 pub mod shard;
 pub mod snapshot;
 pub mod storage;
+pub mod summary;
 pub mod types;
 pub mod upkeep;
 pub mod verify;
@@ -43,4 +45,5 @@ pub use recovery::RecoveryReport;
 pub use scan::Part;
 pub use shard::{Append, AppendSink};
 pub use snapshot::{Attributes, DeviceInfo, Snapshot, TableView};
+pub use summary::{Step, StepField, StepPart, StepRows, StepSums, Stretch};
 pub use types::*;
