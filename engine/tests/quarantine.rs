@@ -100,3 +100,48 @@ fn rows_ahead_are_acknowledged_and_listed_and_in_no_answer() {
     drop(engine);
     check(&open(&memory));
 }
+
+#[test]
+fn released_rows_are_rows_like_any_other() {
+    let memory = Memory::new();
+    let engine = open(&memory);
+    send(&engine, "a", 1, &[NOW, LIMIT + 1, LIMIT + 2, LIMIT + 2 * MINUTE]).unwrap();
+    send(&engine, "b", 1, &[LIMIT + 1]).unwrap();
+    let too_early = engine.release_quarantined(TABLE, "a").unwrap();
+    assert_eq!((too_early.released, too_early.waiting), (0, 3));
+    drop(engine);
+    // The node's clock goes on; the device was a minute ahead, not wrong for ever.
+    let engine = open_at(&memory, NOW + MINUTE);
+    let released = engine.release_quarantined(TABLE, "a").unwrap();
+    assert_eq!((released.released, released.waiting), (2, 1));
+    let check = |engine: &Engine| {
+        let expected = [(NOW, 0), (LIMIT + 1, 1), (LIMIT + 2, 2)];
+        let expected = expected.map(|(time, value)| (time, Fields::from([("speed".to_owned(), Value::I64(value))])));
+        assert_eq!(scan(engine, TABLE, "a", i64::MIN, i64::MAX), expected);
+        assert_eq!(
+            waiting(engine).iter().map(|(device, rows, ..)| (&**device, *rows)).collect::<Vec<_>>(),
+            [("a", 1), ("b", 1)]
+        );
+    };
+    check(&engine);
+    drop(engine);
+    check(&open_at(&memory, NOW + MINUTE));
+}
+
+#[test]
+fn dropped_rows_are_gone_and_only_they() {
+    let memory = Memory::new();
+    let engine = open(&memory);
+    send(&engine, "a", 1, &[NOW, LIMIT + 1, LIMIT + 2]).unwrap();
+    send(&engine, "b", 1, &[LIMIT + 1]).unwrap();
+    assert_eq!(engine.drop_quarantined(TABLE, "a").unwrap(), 2);
+    drop(engine);
+    let engine = open(&memory);
+    assert_eq!(times(&engine, "a"), [NOW]);
+    assert_eq!(waiting(&engine), [("b".to_owned(), 1, LIMIT + 1, LIMIT + 1)]);
+    for (table, device) in [(TABLE, "a"), (TABLE, "c"), ("none", "b")] {
+        let error = engine.drop_quarantined(table, device).unwrap_err().to_string();
+        assert!(error.contains(table) && error.contains(device), "{error}");
+        assert_eq!(engine.release_quarantined(table, device).unwrap_err().to_string(), error);
+    }
+}

@@ -3,7 +3,11 @@
 //!
 //! Such rows go to the **shadow table** of their table, called `~TABLE`: a name that no batch can use. There they are
 //! logged, flushed and merged like any rows, but no answer about the table sees them. An operator lists them, releases
-//! them or drops them.
+//! them or drops them (see `release`).
+
+mod release;
+
+pub use release::Released;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
