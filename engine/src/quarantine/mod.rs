@@ -175,7 +175,8 @@ mod tests {
 
     #[test]
     fn no_batch_can_name_a_shadow_table() {
-        assert!(tidewell_codec::check_table_name(&shadow_of("readings")).is_err());
+        let shadow = Batch { table: shadow_of("readings"), ..batch(&[("a", &[1])]) };
+        assert!(shadow.check(&tidewell_codec::BatchLimits::default()).is_err());
         assert_eq!((table_of("~readings"), table_of("readings")), (Some("readings"), None));
     }
 }
