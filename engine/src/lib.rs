@@ -10,6 +10,7 @@
 //! - [`upkeep`]: memtables into segments, small segments into large ones
 //! - [`manifest`]: the only truth about which segments exist; [`recovery`] starts from it
 //! - [`snapshot`], [`scan`]: what a reader sees at one moment, newest write of each field first
+//! - [`totals`]: how numbers are added up, for whoever sums rows
 //! - [`storage`]: the only door to files; [`clock`]: the only clock
 //! - [`verify`]: every checksum and invariant, offline
 //!
@@ -30,6 +31,7 @@ pub mod segment;
 pub mod shard;
 pub mod snapshot;
 pub mod storage;
+pub mod totals;
 pub mod types;
 pub mod upkeep;
 pub mod verify;
