@@ -10,6 +10,7 @@
 //! - [`upkeep`]: memtables into segments, small segments into large ones
 //! - [`manifest`]: the only truth about which segments exist; [`recovery`] starts from it
 //! - [`snapshot`], [`scan`]: what a reader sees at one moment, newest write of each field first
+//! - [`summary`]: aggregates per step of the clock, beside the segments that merges write
 //! - [`totals`]: how numbers are added up, for whoever sums rows
 //! - [`storage`]: the only door to files; [`clock`]: the only clock
 //! - [`verify`]: every checksum and invariant, offline
@@ -31,6 +32,7 @@ pub mod segment;
 pub mod shard;
 pub mod snapshot;
 pub mod storage;
+pub mod summary;
 pub mod totals;
 pub mod types;
 pub mod upkeep;
@@ -43,4 +45,5 @@ pub use recovery::RecoveryReport;
 pub use scan::Part;
 pub use shard::{Append, AppendSink};
 pub use snapshot::{Attributes, DeviceInfo, Snapshot, TableView};
+pub use summary::{Step, StepField, StepPart, StepRows, StepSums, Stretch};
 pub use types::*;

