@@ -5,19 +5,21 @@
 //!
 //! The loops over numbers themselves are the engine's (`tidewell_engine::totals`), because summaries in files are
 //! made by the same ones. Which stretches of a window are summed by themselves is told by [`Accumulator::end_piece`] and
-//! [`Accumulator::end_day`]; who calls neither gets one sum over all rows.
+//! [`Accumulator::end_day`]; where neither is called there is one sum over all rows.
 
 #[cfg(test)]
 pub(crate) mod scalar;
 mod summary;
 
+#[cfg(test)]
+pub(crate) use summary::Sum;
 pub(crate) use summary::{Cell, Summary, aggregate_type};
 
 use std::ops::Range;
 
 use tidewell_codec::{Bitmap, Column, FieldType, Values};
 use tidewell_engine::totals::{FloatTotals, IntegerTotals, Totals, bitmap_word, for_valid};
-use tidewell_engine::{FieldStats, Scalar};
+use tidewell_engine::{FieldStats, Scalar, StepField, StepSums};
 
 /// Which aggregates are needed, so that a loop computes no other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -98,11 +100,6 @@ impl Accumulator {
             FieldType::Bool | FieldType::Utf8 => Kind::Other,
         };
         Self { needs, count: 0, kind, first: None, last: None }
-    }
-
-    /// Whether the answer depends on where pieces end.
-    pub fn has_pieces(&self) -> bool {
-        self.needs.sum && matches!(self.kind, Kind::F64(_))
     }
 
     /// Ends a piece: the rows that follow are summed by themselves.
@@ -194,6 +191,39 @@ impl Accumulator {
                 self.first = stats.first.map(|v| (time_range.0, v.into()));
             }
             self.last = stats.last.map(|v| (time_range.1, v.into()));
+        }
+    }
+
+    /// Adds step `at` of `field`, whose sum is a piece of its own, or a whole day.
+    #[inline]
+    pub fn add_step(&mut self, field: &StepField, at: usize) {
+        let count = field.count[at];
+        if count == 0 {
+            return;
+        }
+        self.count += count;
+        let numbers = count - field.nan[at];
+        match (&mut self.kind, &field.min.values, &field.max.values) {
+            (Kind::F64(own), Values::F64(mins), Values::F64(maxs)) => {
+                own.totals.add_known(numbers, (numbers > 0).then(|| (mins[at], maxs[at])));
+                if let StepSums::F64(sums) = &field.sum {
+                    own.end_piece();
+                    own.day += sums[at];
+                }
+            }
+            (Kind::I64(own), Values::I64(mins), Values::I64(maxs)) => {
+                (own.min, own.max) = (own.min.min(mins[at]), own.max.max(maxs[at]));
+                if let StepSums::I64(sums) = &field.sum {
+                    own.sum += i128::from(sums[at]);
+                }
+            }
+            _ => {}
+        }
+        if self.needs.ends {
+            if self.first.is_none() {
+                self.first = Some((field.first_at[at], Cell::of(&field.first, at)));
+            }
+            self.last = Some((field.last_at[at], Cell::of(&field.last, at)));
         }
     }
 
