@@ -24,7 +24,7 @@ pub trait Source: Clone + Send + Sync + 'static {
 }
 
 /// One table of one moment.
-pub trait Table: Send + Sync + 'static {
+pub trait Table: Sized + Send + Sync + 'static {
     /// Rows of one device that lie together in time.
     type Part: Part;
     /// Aggregates of whole steps that stand for rows.
@@ -48,8 +48,11 @@ pub trait Table: Send + Sync + 'static {
         fields: &[usize],
         steps: &[Step],
         usable: &dyn Fn(Step, i64) -> bool,
-    ) -> Result<Vec<Stretch<Self::Part, Self::Steps>>, Error>;
+    ) -> Result<Stretches<Self>, Error>;
 }
+
+/// What a scan by steps gives: disjoint, in time order.
+pub type Stretches<T> = Vec<Stretch<<T as Table>::Part, <T as Table>::Steps>>;
 
 /// A stretch of time in the answer of a scan by steps.
 pub enum Stretch<P, S> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tidewell_engine::{Error, FieldStats, Rows, Step, StepPart, TableSchema, TableView};
-use tidewell_query::source::{Part, Source, Stretch, Table};
+use tidewell_query::source::{Part, Source, Stretch, Stretches, Table};
 
 /// One table's rows as decoded blocks.
 #[derive(Clone)]
@@ -80,7 +80,7 @@ impl Table for Decoded {
         fields: &[usize],
         _: &[Step],
         _: &dyn Fn(Step, i64) -> bool,
-    ) -> Result<Vec<Stretch<DecodedPart, StepPart>>, Error> {
+    ) -> Result<Stretches<Self>, Error> {
         Ok(self.scan(device, start, end, fields)?.into_iter().map(Stretch::Rows).collect())
     }
 }

@@ -8,7 +8,7 @@ use tidewell_engine::{
     Column, Error, FieldDef, FieldStats, FieldType, Rows, Scalar, Step, StepField, StepRows, StepSums, TableSchema,
 };
 
-use super::{Part, Source, Steps, Stretch, Table};
+use super::{Part, Source, Steps, Stretch, Stretches, Table};
 use crate::kernels::scalar::summarise;
 use crate::kernels::{Cell, Sum, Summary};
 
@@ -118,7 +118,7 @@ impl Table for Arc<MemoryTable> {
         fields: &[usize],
         steps: &[Step],
         usable: &dyn Fn(Step, i64) -> bool,
-    ) -> Result<Vec<Stretch<MemoryPart, MemorySteps>>, Error> {
+    ) -> Result<Stretches<Self>, Error> {
         let mut out = Vec::new();
         let all = self.rows(device);
         // Rows before this one are in the answer.

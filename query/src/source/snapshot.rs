@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tidewell_engine::{Error, FieldStats, Rows, Snapshot, Step, StepPart, StepRows, TableSchema, TableView};
 
-use super::{Part, Source, Steps, Stretch, Table};
+use super::{Part, Source, Steps, Stretch, Stretches, Table};
 
 impl Source for Snapshot {
     type Table = TableView;
@@ -47,7 +47,7 @@ impl Table for TableView {
         fields: &[usize],
         steps: &[Step],
         usable: &dyn Fn(Step, i64) -> bool,
-    ) -> Result<Vec<Stretch<Self::Part, StepPart>>, Error> {
+    ) -> Result<Stretches<Self>, Error> {
         let stretches = self.scan_steps(device, start, end, fields, steps, usable)?;
         let own = |stretch| match stretch {
             tidewell_engine::Stretch::Rows(part) => Stretch::Rows(part),
