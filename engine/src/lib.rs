@@ -14,6 +14,7 @@
 //! - [`snapshot`], [`scan`]: what a reader sees at one moment, newest write of each field first
 //! - [`memory`]: the one limit on memory, and each holder's share
 //! - [`summary`]: aggregates per step of the clock, beside the segments that merges write
+//! - [`totals`]: how numbers are added up, for whoever sums rows
 //! - [`storage`]: the only door to files; [`clock`]: the only clock
 //! - [`verify`]: every checksum and invariant, offline
 //!
@@ -38,6 +39,7 @@ pub mod shard;
 pub mod snapshot;
 pub mod storage;
 pub mod summary;
+pub mod totals;
 pub mod types;
 pub mod upkeep;
 pub mod verify;
