@@ -45,13 +45,13 @@ pub mod upkeep;
 pub mod verify;
 
 pub use config::EngineConfig;
-pub use engine::{Engine, ShardFigures};
+pub use engine::Engine;
 pub use erase::Delete;
 pub use error::{Error, Refusal, RefusalCode, Result};
 pub use manifest::{Erasure, Retention};
 pub use recovery::RecoveryReport;
 pub use scan::Part;
-pub use shard::{Append, AppendSink};
+pub use shard::{Append, AppendSink, ShardFigures};
 pub use snapshot::{Attributes, DeviceInfo, Snapshot, TableView};
 pub use summary::{Step, StepField, StepPart, StepRows, StepSums, Stretch};
 pub use types::*;

@@ -11,21 +11,21 @@ use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::EngineConfig;
 use crate::device_log::{LogConfig, LogWriter, ReplayReport, replay};
-use crate::engine::{Poke, Shard};
 use crate::erase::Masks;
 use crate::error::{Error, Refusal, Result};
 use crate::limits::{FROZEN_MEMTABLES_MAX, SHARDS_MAX};
 use crate::manifest::{Edit, Manifest, orphans, read_heads};
 use crate::quarantine;
 use crate::shard::core::{Sealed, ShardCore, ShardParts};
+use crate::shard::running::Shard;
 use crate::shard::worker::ShardHandle;
 use crate::shard::{LiveSegment, ProducerHeads, ShardStats, SharedView};
 use crate::snapshot::Attributes;
 use crate::storage::Storage;
 use crate::types::LogPosition;
-use crate::upkeep::FileNumbers;
 use crate::upkeep::compact::Compactor;
 use crate::upkeep::flush::{Flusher, open_live};
+use crate::upkeep::{FileNumbers, Poke};
 
 /// What opening found.
 #[derive(Debug, Default)]

@@ -5,6 +5,9 @@ pub mod flush;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Told by flushes that there may be work for merges.
+pub(crate) type Poke = crossbeam_channel::Sender<()>;
+
 /// Hands out numbers of new files and of erasures; a number that a crash left unused is never missed.
 #[derive(Debug)]
 pub struct FileNumbers {
