@@ -30,8 +30,11 @@ pub struct DeviceSources {
     pub time_range: (i64, i64),
 }
 
+/// One input's blocks of a device.
+pub type Found<'a> = (&'a LiveSegment, DeviceBlocks);
+
 /// What a merge reads of one device: the one place that decides which rows of the inputs are carried on.
-pub fn device_sources(_device: &str, found: Vec<(&LiveSegment, DeviceBlocks)>) -> DeviceSources {
+pub fn device_sources(_device: &str, found: Vec<Found<'_>>) -> DeviceSources {
     let mut received = (i64::MAX, i64::MIN);
     let mut time_range = (i64::MAX, i64::MIN);
     let mut sources = Vec::with_capacity(found.len());
@@ -153,7 +156,7 @@ impl<'a> Devices<'a> {
     }
 
     /// The next device; its blocks are in the order of the inputs.
-    fn next(&mut self) -> Result<Option<(&'a str, Vec<(&'a LiveSegment, DeviceBlocks)>)>> {
+    fn next(&mut self) -> Result<Option<(&'a str, Vec<Found<'a>>)>> {
         let Some(&Reverse((device, _))) = self.heap.peek() else { return Ok(None) };
         let mut found = Vec::new();
         while let Some(&Reverse((id, at))) = self.heap.peek()
