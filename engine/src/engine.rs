@@ -13,6 +13,7 @@ use tidewell_codec::{Batch, shard_of};
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::EngineConfig;
+use crate::damage::DamageReport;
 use crate::erase::{self, Delete};
 use crate::error::{Error, Refusal, RefusalCode, Result};
 use crate::limits::{ATTRIBUTE_BYTES_MAX, DEVICE_ATTRIBUTES_MAX, DEVICE_ID_BYTES_MAX};
@@ -39,9 +40,14 @@ pub struct Engine {
     pub(crate) releasing: Mutex<()>,
     stopping: Arc<AtomicBool>,
     clock: Arc<dyn Clock>,
+    /// What was wrong with the logs when they were replayed.
+    log_damage: Vec<String>,
     /// Held until the engine goes.
     _lock: Box<dyn Send + Sync>,
 }
+
+/// Damaged places that a report names one by one.
+const DAMAGE_SHOWN_MAX: usize = 100;
 
 /// All shards' compactors; one merge runs at a time.
 pub(crate) struct Compaction {
@@ -84,6 +90,7 @@ impl Engine {
             releasing: Mutex::new(()),
             stopping,
             clock,
+            log_damage: opened.report.log_damage(),
             _lock: lock,
         };
         Ok((engine, opened.report))
@@ -167,6 +174,7 @@ impl Engine {
             shards: Arc::new(self.shards.iter().map(|s| s.view.load()).collect()),
             catalog: Arc::clone(&self.catalog),
             attributes: Arc::clone(&self.attributes.read()),
+            skipped: None,
         }
     }
 
@@ -265,6 +273,24 @@ impl Engine {
         }
         *attributes = Arc::new(all);
         Ok(())
+    }
+
+    /// What is known to be damaged, as far as anybody has looked.
+    pub fn damage(&self) -> DamageReport {
+        let mut report = DamageReport { log: self.log_damage.clone(), ..DamageReport::default() };
+        for shard in &self.shards {
+            let view = shard.view.load();
+            report.set_aside.extend(view.set_aside.iter().map(|aside| aside.place.clone()));
+            for live in view.segments.values().flatten() {
+                let known = live.segment.known_damage();
+                report.place_count += known.count();
+                if report.places.len() < DAMAGE_SHOWN_MAX {
+                    report.places.extend(known.places());
+                    report.places.truncate(DAMAGE_SHOWN_MAX);
+                }
+            }
+        }
+        report
     }
 
     /// Each shard's figures.

@@ -15,6 +15,7 @@
 //! - [`memory`]: the one limit on memory, and each holder's share
 //! - [`summary`]: aggregates per step of the clock, beside the segments that merges write
 //! - [`totals`]: how numbers are added up, for whoever sums rows
+//! - [`damage`]: what is known of places that cannot be read, and answers that went without them
 //! - [`storage`]: the only door to files; [`clock`]: the only clock
 //! - [`verify`]: every checksum and invariant, offline
 //!
@@ -23,6 +24,7 @@
 pub mod catalog;
 pub mod clock;
 pub mod config;
+pub mod damage;
 pub mod device_log;
 pub mod engine;
 pub mod erase;
@@ -45,6 +47,7 @@ pub mod upkeep;
 pub mod verify;
 
 pub use config::EngineConfig;
+pub use damage::{DamageReport, DamagedPlace, SetAside, Skipped};
 pub use engine::Engine;
 pub use erase::Delete;
 pub use error::{Error, Refusal, RefusalCode, Result};

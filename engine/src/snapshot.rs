@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::catalog::Catalog;
+use crate::damage::{DamagedPlace, SetAside, Skipped, cause_of};
 use crate::erase::Masks;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::memtable::{Mark, Memtable};
 use crate::quarantine;
-use crate::scan::{Part, Source, plan, sort_unique};
+use crate::scan::{Part, Source, Without, plan, sort_unique};
 use crate::shard::{LiveSegment, ShardView};
 use crate::summary::{Step, Stretch};
 use crate::types::{FieldDef, TableSchema};
@@ -23,6 +24,8 @@ pub struct Snapshot {
     pub(crate) shards: Arc<Vec<Arc<ShardView>>>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) attributes: Arc<HashMap<Arc<str>, Arc<Attributes>>>,
+    /// Where readers note what they go without; `None` makes damage an error.
+    pub(crate) skipped: Option<Arc<Skipped>>,
 }
 
 /// A device as the node knows it.
@@ -44,11 +47,18 @@ impl Snapshot {
         self.catalog.tables().into_iter().filter(|table| quarantine::table_of(&table.name).is_none()).collect()
     }
 
+    /// The same moment for readers that go without what is damaged: it is noted in `skipped` instead of being an error.
+    #[must_use]
+    pub fn going_without(mut self, skipped: Arc<Skipped>) -> Self {
+        self.skipped = Some(skipped);
+        self
+    }
+
     /// One table's rows at this moment.
     pub fn table(&self, name: &str) -> Option<TableView> {
         let schema = self.catalog.table(name)?;
         let shards = self.shards.iter().map(|view| ShardTable::new(view, &schema.name)).collect();
-        Some(TableView { schema, shards: Arc::new(shards) })
+        Some(TableView { schema, shards: Arc::new(shards), skipped: self.skipped.clone() })
     }
 
     /// Attributes of `device`, if it has any.
@@ -91,11 +101,14 @@ impl Snapshot {
 pub struct TableView {
     schema: Arc<TableSchema>,
     shards: Arc<Vec<ShardTable>>,
+    /// Where to note what is damaged; `None` makes it an error.
+    skipped: Option<Arc<Skipped>>,
 }
 
 /// One shard's part of a table, in log order: segments, then memtables.
 struct ShardTable {
     segments: Vec<Arc<LiveSegment>>,
+    set_aside: Vec<SetAside>,
     memtables: Vec<(Arc<Memtable>, Mark)>,
     masks: Arc<Masks>,
     /// First time that the table still has.
@@ -107,6 +120,7 @@ impl ShardTable {
         let memtables = view.sealed.iter().chain([&view.active]);
         Self {
             segments: view.segments.get(table).cloned().unwrap_or_default(),
+            set_aside: view.set_aside.iter().filter(|aside| &*aside.meta.table == table).cloned().collect(),
             memtables: memtables
                 .map(|m| (Arc::clone(m), m.mark(table)))
                 .filter(|(_, mark)| *mark != Mark::default())
@@ -138,11 +152,14 @@ impl TableView {
     /// Each device of each source, with its receive times; a device may come several times.
     pub(crate) fn visit_devices(&self, visit: &mut impl FnMut(Arc<str>, (i64, i64))) -> Result<()> {
         for shard in self.shards.iter() {
+            self.miss_set_aside(shard, i64::MIN, i64::MAX)?;
             for live in &shard.segments {
                 for entry in live.segment.devices() {
-                    let entry = entry?;
-                    let blocks = entry.blocks()?;
-                    if shard.masks.leaves_rows(&live.meta, entry.id(), &blocks)? {
+                    let Some(entry) = self.or_without(live, None, entry)? else { continue };
+                    let Some(blocks) = self.or_without(live, Some(entry.id()), entry.blocks())? else { continue };
+                    let leaves_rows = shard.masks.leaves_rows(&live.meta, entry.id(), &blocks);
+                    // A block that cannot be read does not make its device unknown.
+                    if self.or_without(live, Some(entry.id()), leaves_rows)?.unwrap_or(true) {
                         visit(Arc::from(entry.id()), blocks.received());
                     }
                 }
@@ -150,6 +167,39 @@ impl TableView {
             for (memtable, mark) in &shard.memtables {
                 for device in memtable.devices(&self.schema.name, *mark) {
                     visit(device.id, device.received_ns);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What was read of a segment; `None` when it is damaged and this reader goes without.
+    fn or_without<T>(&self, live: &LiveSegment, device: Option<&str>, read: Result<T>) -> Result<Option<T>> {
+        let error = match read {
+            Ok(read) => return Ok(Some(read)),
+            Err(error) => error,
+        };
+        let (Some(skipped), Some((path, offset, cause))) = (&self.skipped, cause_of(&error)) else { return Err(error) };
+        skipped.note(DamagedPlace {
+            path: path.to_owned(),
+            offset,
+            table: Arc::clone(&live.meta.table),
+            device: device.map(Arc::from),
+            first_ns: live.meta.time_min,
+            last_ns: live.meta.time_max,
+            rows: 0,
+            cause,
+        });
+        Ok(None)
+    }
+
+    /// Notes the segments of the shard that could not be opened and may have rows in the range.
+    fn miss_set_aside(&self, shard: &ShardTable, start_ns: i64, end_ns: i64) -> Result<()> {
+        for SetAside { meta, place } in &shard.set_aside {
+            if meta.time_max >= start_ns && (meta.time_min < end_ns || end_ns == i64::MAX) {
+                match &self.skipped {
+                    Some(skipped) => skipped.note(place.clone()),
+                    None => return Err(place.error()),
                 }
             }
         }
@@ -165,11 +215,12 @@ impl TableView {
         let defs: Arc<[FieldDef]> = fields.iter().map(|&field| self.schema.fields[field].clone()).collect();
         let shard = &self.shards[shard_of(device, self.shards.len() as u32) as usize];
         let start_ns = start_ns.max(shard.cut_off);
+        self.miss_set_aside(shard, start_ns, end_ns)?;
         let mut sources = Vec::new();
         for live in &shard.segments {
             if live.meta.time_max >= start_ns
                 && (live.meta.time_min < end_ns || end_ns == i64::MAX)
-                && let Some(blocks) = live.segment.find(device)?
+                && let Some(Some(blocks)) = self.or_without(live, Some(device), live.segment.find(device))?
             {
                 sources.push(shard.masks.source(&live.meta, device, blocks));
             }
@@ -180,7 +231,10 @@ impl TableView {
                 sources.push(Source::Rows(Arc::new(sort_unique(rows))));
             }
         }
-        Ok(plan(sources, &defs, start_ns, end_ns))
+        let parts = plan(sources, &defs, start_ns, end_ns);
+        let Some(skipped) = &self.skipped else { return Ok(parts) };
+        let without = Arc::new(Without { device: Arc::from(device), skipped: Arc::clone(skipped) });
+        Ok(parts.into_iter().map(|part| part.going_without(&without)).collect())
     }
 
     /// The rows of [`Self::scan`] as stretches that are disjoint and in time order: aggregates of whole steps where they

@@ -6,7 +6,7 @@ use super::masks::applies;
 use crate::error::{Error, Result};
 use crate::limits::DEVICE_ID_BYTES_MAX;
 use crate::manifest::{Edit, Erasure, Manifest};
-use crate::shard::{LiveSegment, SharedView};
+use crate::shard::{LiveSegment, ShardView, SharedView};
 use crate::upkeep::flush::Flusher;
 
 /// Rows of one device that should go.
@@ -63,7 +63,7 @@ pub(crate) fn delete(flusher: &mut Flusher, deletes: &[Delete], now_ns: i64) -> 
             created_ns: now_ns,
         };
         // What no file has need not be remembered.
-        if view.segments.values().flatten().any(|live| is_pending(&erasure, live)) {
+        if is_needed(&erasure, &view) {
             edits.push(Edit::ErasureAdded(erasure));
         }
     }
@@ -71,6 +71,12 @@ pub(crate) fn delete(flusher: &mut Flusher, deletes: &[Delete], now_ns: i64) -> 
     manifest.append(&edits)?;
     flusher.view.set_masks(manifest.state(), flusher.shard);
     Ok(edits.len())
+}
+
+/// Whether a file still has rows of the erasure, or may have: nobody can look into one that was set aside.
+fn is_needed(erasure: &Erasure, view: &ShardView) -> bool {
+    view.set_aside.iter().any(|aside| applies(erasure, &aside.meta))
+        || view.segments.values().flatten().any(|live| is_pending(erasure, live))
 }
 
 /// Whether the segment still has rows of the erasure, or may have: an index that cannot be read is no proof.
@@ -88,7 +94,7 @@ pub(crate) fn forget_finished(manifest: &mut Manifest, view: &SharedView, shard:
     let done: Vec<Edit> = now
         .masks
         .erasures()
-        .filter(|erasure| !now.segments.values().flatten().any(|live| is_pending(erasure, live)))
+        .filter(|erasure| !is_needed(erasure, &now))
         .map(|erasure| Edit::ErasureRemoved { number: erasure.number })
         .collect();
     if !done.is_empty() {

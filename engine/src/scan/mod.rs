@@ -16,4 +16,5 @@ mod tests;
 pub use mask::Mask;
 pub use merge::{merge, sort_unique};
 pub use part::Part;
+pub(crate) use part::Without;
 pub use plan::{Source, plan};

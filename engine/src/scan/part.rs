@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use tidewell_codec::{Bitmap, Column, Text, Values};
 
 use super::merge::merge;
+use crate::damage::Skipped;
 use crate::error::{Error, Result};
 use crate::segment::{Block, DeviceBlocks, empty_stats};
 use crate::types::{FieldDef, FieldStats, Rows};
@@ -22,6 +23,14 @@ pub struct Part {
     pub(super) pieces: Vec<Piece>,
     /// One piece that is a block wholly inside the range.
     pub(super) whole: bool,
+    /// For readers that go without damaged blocks instead of failing.
+    pub(super) without: Option<Arc<Without>>,
+}
+
+/// Whose rows are read, and where it is noted which of them are missing.
+pub(crate) struct Without {
+    pub(crate) device: Arc<str>,
+    pub(crate) skipped: Arc<Skipped>,
 }
 
 /// One source's contribution; clipped to times `first..=last`.
@@ -59,6 +68,13 @@ impl Part {
         self.pieces.iter().map(|piece| piece.rows_max).sum()
     }
 
+    /// Makes the part leave damaged blocks out and take note of them, instead of failing. A block that turns out to be
+    /// damaged when a second load reads other fields gives no row from then on.
+    pub(crate) fn going_without(mut self, without: &Arc<Without>) -> Self {
+        self.without = Some(Arc::clone(without));
+        self
+    }
+
     /// The fields of the scan, in the order of the loaded columns.
     pub fn fields(&self) -> &Arc<[FieldDef]> {
         &self.fields
@@ -68,7 +84,7 @@ impl Part {
     /// undamaged; damage is reported by [`Part::load`].
     pub fn stats(&self, field: usize) -> Option<FieldStats> {
         let [Piece { data: Data::Block { blocks, block, map, opened }, .. }] = &self.pieces[..] else { return None };
-        if !self.whole {
+        if !self.whole || blocks.known_damage(*block).is_some() {
             return None;
         }
         let opened = open(blocks, *block, opened).ok()?;
@@ -114,6 +130,15 @@ impl Part {
     }
 
     fn load_piece(&self, piece: &Piece, which: &[usize], rows: &mut Rows) -> Result<()> {
+        let loaded = self.read_piece(piece, which, rows);
+        let (Some(without), Data::Block { blocks, block, .. }) = (&self.without, &piece.data) else { return loaded };
+        let Err(error) = loaded else { return Ok(()) };
+        without.skipped.note(blocks.damaged(*block, &without.device, &error).ok_or(error)?);
+        clear(rows, &self.fields);
+        Ok(())
+    }
+
+    fn read_piece(&self, piece: &Piece, which: &[usize], rows: &mut Rows) -> Result<()> {
         clear(rows, &self.fields);
         // A piece may reach beyond a part that was cut out of a long run of overlapping blocks.
         let (first, last) = (piece.first.max(self.first), piece.last.min(self.last));
@@ -131,6 +156,10 @@ impl Part {
                 }
             }
             Data::Block { blocks, block, map, opened } => {
+                // Once a part of a block is known to be damaged no load gives any of it: all loads give the same rows.
+                if let Some(place) = blocks.known_damage(*block) {
+                    return Err(place.error());
+                }
                 let opened = open(blocks, *block, opened)?;
                 opened.load_times(&mut rows.times)?;
                 let kept = keep(&rows.times);

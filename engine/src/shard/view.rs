@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
 
+use crate::damage::SetAside;
 use crate::erase::Masks;
 use crate::manifest::{ManifestState, SegmentMeta};
 use crate::memory::MemoryBudget;
@@ -52,6 +53,8 @@ impl Drop for LiveSegment {
 pub struct ShardView {
     /// Segments by table, oldest first.
     pub segments: Arc<HashMap<Arc<str>, Vec<Arc<LiveSegment>>>>,
+    /// Segments that cannot be opened, and so are not among those.
+    pub set_aside: Arc<[SetAside]>,
     /// What is gone for readers though segments still have it.
     pub masks: Arc<Masks>,
     /// Sealed memtables that are not in segments yet, oldest first.
@@ -68,9 +71,15 @@ pub struct SharedView {
 
 impl SharedView {
     /// A view of `segments` behind `masks`, and an empty memtable, which counts in `memory` as all later ones do.
-    pub fn new(segments: Vec<Arc<LiveSegment>>, masks: Masks, memory: Arc<MemoryBudget>) -> Self {
+    pub fn new(
+        segments: Vec<Arc<LiveSegment>>,
+        set_aside: Vec<SetAside>,
+        masks: Masks,
+        memory: Arc<MemoryBudget>,
+    ) -> Self {
         let view = ShardView {
             segments: Arc::new(by_table(segments)),
+            set_aside: set_aside.into(),
             masks: Arc::new(masks),
             sealed: Vec::new(),
             active: Arc::new(Memtable::counted(&memory)),
