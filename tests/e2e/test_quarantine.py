@@ -18,7 +18,7 @@ def sent(new_node):
     rows = [("truck_1", now - HOUR, 1), ("truck_1", now + HOUR, 2), ("truck_1", now + 8760 * HOUR, 3), ("truck_2", now + HOUR, 4)]
     text = "\n".join(["id,at,velocity", *(f"{device},{at},{value}" for device, at, value in rows)])
     summary = node.load("-", "--table", "readings", "--device-column", "id", "--time-column", "at", stdin=text.encode())
-    assert (summary["exit_code"], summary["stderr"]) == (0, "") or summary["exit_code"] == 0
+    assert summary["exit_code"] == 0
     return node, now
 
 
@@ -34,7 +34,7 @@ def waiting(node, *arguments):
 def test_a_wrong_clock_loses_nothing_and_poisons_no_answer(sent):
     node, _ = sent
     for step in ["flush", "compact", "restart", "crash"]:
-        assert velocities(node) == [1]
+        assert (velocities(node), velocities(node, "~readings")) == ([1], [2, 3, 4])
         assert node.ask("latest", table="readings")["velocity"].to_pylist() == [1]
         assert [table["name"] for table in node.action("stats")[0]["tables"]] == ["readings"]
         assert waiting(node) == {("truck_1", 2), ("truck_2", 1)}
@@ -52,7 +52,7 @@ def test_an_operator_releases_what_has_come_true_and_drops_the_rest(sent):
     assert released == {"released": 0, "waiting": 2}
     # The node whose clock was behind, and is no more.
     assert node.stop() == 0
-    node.flags += ["--set", "engine.max_future=2h"]
+    node.flags += ("--set", "engine.max_future=2h")
     node.start()
     assert node.action("quarantine.release", {"table": "readings", "device": "truck_1"}) == [{"released": 1, "waiting": 1}]
     assert velocities(node) == [1, 2]
