@@ -128,7 +128,7 @@ impl Engine {
             None
         };
         let engine = Self {
-            config,
+            config: opened.config,
             catalog: opened.catalog,
             manifest: opened.manifest,
             attributes: RwLock::new(Arc::new(opened.attributes)),

@@ -10,6 +10,7 @@
 //! - [`upkeep`]: memtables into segments, small segments into large ones
 //! - [`manifest`]: the only truth about which segments exist; [`recovery`] starts from it
 //! - [`snapshot`], [`scan`]: what a reader sees at one moment, newest write of each field first
+//! - [`memory`]: the one limit on memory, and each holder's share
 //! - [`summary`]: aggregates per step of the clock, beside the segments that merges write
 //! - [`storage`]: the only door to files; [`clock`]: the only clock
 //! - [`verify`]: every checksum and invariant, offline
@@ -24,6 +25,7 @@ pub mod engine;
 pub mod error;
 pub mod limits;
 pub mod manifest;
+pub mod memory;
 pub mod memtable;
 pub mod recovery;
 pub mod scan;

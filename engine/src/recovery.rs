@@ -58,6 +58,8 @@ impl RecoveryReport {
 
 /// The parts of a running engine.
 pub(crate) struct Opened {
+    /// The settings, with what could be known only here.
+    pub(crate) config: Arc<EngineConfig>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) manifest: Arc<Mutex<Manifest>>,
     pub(crate) attributes: HashMap<Arc<str>, Arc<Attributes>>,
@@ -85,6 +87,9 @@ pub(crate) fn open(
         report.orphans_removed.push(name);
     }
     let state = manifest.state().clone();
+    // How many shards share the memtables' part of the memory is known only now.
+    let memtable_bytes = config.memtable_bytes.min(config.memory.memtable_bytes(state.shard_count));
+    let config = Arc::new(EngineConfig { memtable_bytes, ..EngineConfig::clone(config) });
     let catalog = Arc::new(Catalog::new(state.tables.clone()));
     let attributes = state.attributes.clone().into_iter().collect();
     let numbers = Arc::new(FileNumbers::new(state.next_segment_id, state.next_heads_id));
@@ -112,9 +117,9 @@ pub(crate) fn open(
         };
         let parts = ShardParts {
             storage: Arc::clone(storage),
-            config: Arc::clone(config),
+            config: Arc::clone(&config),
             catalog: Arc::clone(&catalog),
-            view: Arc::new(SharedView::new(segments)),
+            view: Arc::new(SharedView::new(segments, Arc::clone(&config.memory))),
             heads: Arc::new(RwLock::new(heads)),
             stats: Arc::new(ShardStats::default()),
         };
@@ -155,7 +160,7 @@ pub(crate) fn open(
         let handle = ShardHandle::start(shard, core, flusher, Arc::clone(clock), config.queue_batches);
         shards.push(Shard { sender: handle.sender(), handle: Mutex::new(handle), view, heads, stats });
     }
-    Ok(Opened { catalog, manifest, attributes, shards, compactors, report })
+    Ok(Opened { config, catalog, manifest, attributes, shards, compactors, report })
 }
 
 /// What segments cover of a shard's log.
