@@ -17,6 +17,7 @@ use crate::error::{Error, Refusal, RefusalCode, Result};
 use crate::limits::{ATTRIBUTE_BYTES_MAX, DEVICE_ATTRIBUTES_MAX, DEVICE_ID_BYTES_MAX};
 use crate::manifest::{Edit, Manifest};
 use crate::recovery::{self, RecoveryReport};
+use crate::scan::BlockCache;
 use crate::shard::worker::ShardHandle;
 use crate::shard::{Append, ProducerHeads, ShardStats, SharedView};
 use crate::snapshot::{Attributes, Snapshot};
@@ -31,6 +32,7 @@ pub struct Engine {
     manifest: Arc<Mutex<Manifest>>,
     attributes: RwLock<Arc<HashMap<Arc<str>, Arc<Attributes>>>>,
     shards: Vec<Shard>,
+    cache: Arc<BlockCache>,
     compaction: Arc<Compaction>,
     compactor_thread: Mutex<Option<JoinHandle<()>>>,
     stopping: Arc<AtomicBool>,
@@ -127,12 +129,14 @@ impl Engine {
         } else {
             None
         };
+        let cache = Arc::new(BlockCache::within(&config.memory, config.block_cache_bytes));
         let engine = Self {
             config: opened.config,
             catalog: opened.catalog,
             manifest: opened.manifest,
             attributes: RwLock::new(Arc::new(opened.attributes)),
             shards: opened.shards,
+            cache,
             compaction,
             compactor_thread: Mutex::new(compactor_thread),
             stopping,
@@ -231,6 +235,7 @@ impl Engine {
             shards: Arc::new(self.shards.iter().map(|s| s.view.load()).collect()),
             catalog: Arc::clone(&self.catalog),
             attributes: Arc::clone(&self.attributes.read()),
+            cache: Arc::clone(&self.cache),
         }
     }
 
@@ -287,6 +292,11 @@ impl Engine {
         }
         *attributes = Arc::new(all);
         Ok(())
+    }
+
+    /// Blocks that stay decoded between queries.
+    pub fn block_cache(&self) -> &Arc<BlockCache> {
+        &self.cache
     }
 
     /// Each shard's figures.

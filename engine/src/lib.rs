@@ -42,7 +42,7 @@ pub use config::EngineConfig;
 pub use engine::{Engine, ShardFigures};
 pub use error::{Error, Refusal, RefusalCode, Result};
 pub use recovery::RecoveryReport;
-pub use scan::Part;
+pub use scan::{BlockCache, CacheFigures, NarrowRows, Part};
 pub use shard::{Append, AppendSink};
 pub use snapshot::{Attributes, DeviceInfo, Snapshot, TableView};
 pub use summary::{Step, StepField, StepPart, StepRows, StepSums, Stretch};

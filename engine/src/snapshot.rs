@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::catalog::Catalog;
 use crate::error::Result;
 use crate::memtable::{Mark, Memtable};
-use crate::scan::{Part, Source, plan, sort_unique};
+use crate::scan::{BlockCache, Part, Source, plan, sort_unique};
 use crate::shard::{LiveSegment, ShardView};
 use crate::summary::{Step, Stretch};
 use crate::types::{FieldDef, TableSchema};
@@ -21,6 +21,7 @@ pub struct Snapshot {
     pub(crate) shards: Arc<Vec<Arc<ShardView>>>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) attributes: Arc<HashMap<Arc<str>, Arc<Attributes>>>,
+    pub(crate) cache: Arc<BlockCache>,
 }
 
 /// A device as the node knows it.
@@ -46,7 +47,7 @@ impl Snapshot {
     pub fn table(&self, name: &str) -> Option<TableView> {
         let schema = self.catalog.table(name)?;
         let shards = self.shards.iter().map(|view| ShardTable::new(view, &schema.name)).collect();
-        Some(TableView { schema, shards: Arc::new(shards) })
+        Some(TableView { schema, shards: Arc::new(shards), cache: Arc::clone(&self.cache) })
     }
 
     /// Attributes of `device`, if it has any.
@@ -89,6 +90,7 @@ impl Snapshot {
 pub struct TableView {
     schema: Arc<TableSchema>,
     shards: Arc<Vec<ShardTable>>,
+    cache: Arc<BlockCache>,
 }
 
 /// One shard's part of a table, in log order: segments, then memtables.
@@ -160,7 +162,7 @@ impl TableView {
                 && (live.meta.time_min < end_ns || end_ns == i64::MAX)
                 && let Some(blocks) = live.segment.find(device)?
             {
-                sources.push(Source::Blocks(blocks));
+                sources.push(Source::Blocks(blocks.cached(&self.cache)));
             }
         }
         for (memtable, mark) in &shard.memtables {

@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use parking_lot::Mutex;
 use tidewell_codec::{NarrowColumn, NarrowTimes};
 
+use crate::memory::{Class, MemoryBudget};
+
 /// Parts with a lock each.
 const SHARDS: usize = 16;
 /// Memory that an entry takes beside its column, about.
@@ -101,12 +103,13 @@ pub struct CacheFigures {
 }
 
 /// Decoded columns of blocks, shared by all queries.
-#[derive(Default)]
 pub struct BlockCache {
     shards: [Mutex<Shard>; SHARDS],
     limit: AtomicUsize,
     bytes: AtomicUsize,
     evicted: AtomicU64,
+    /// Where its bytes count, if anywhere.
+    memory: Option<Arc<MemoryBudget>>,
 }
 
 #[derive(Default)]
@@ -133,9 +136,17 @@ struct Slot {
 impl BlockCache {
     /// An empty cache of at most `limit` bytes; of 0 bytes it keeps nothing.
     pub fn new(limit: usize) -> Self {
-        let cache = Self::default();
-        cache.limit.store(limit, Relaxed);
-        cache
+        Self::with(limit, None)
+    }
+
+    fn with(limit: usize, memory: Option<Arc<MemoryBudget>>) -> Self {
+        Self { shards: Default::default(), limit: limit.into(), bytes: 0.into(), evicted: 0.into(), memory }
+    }
+
+    /// An empty cache that holds at most its share of `memory`, and at most `limit` bytes.
+    pub fn within(memory: &Arc<MemoryBudget>, limit: usize) -> Self {
+        let share = usize::try_from(memory.share(Class::Cache)).unwrap_or(usize::MAX);
+        Self::with(limit.min(share), Some(Arc::clone(memory)))
     }
 
     /// Changes the bound; what does not fit goes now.
@@ -215,6 +226,9 @@ impl BlockCache {
             shard.ring.push(Slot { key, value, bytes, read: false });
             shard.bytes += bytes;
             self.bytes.fetch_add(bytes, Relaxed);
+            if let Some(memory) = &self.memory {
+                memory.add(Class::Cache, bytes as u64);
+            }
         }
     }
 
@@ -238,8 +252,15 @@ impl BlockCache {
                 shard.hand += 1;
             }
             shard.bytes -= gone.bytes;
-            self.bytes.fetch_sub(gone.bytes, Relaxed);
+            self.let_go(gone.bytes);
             self.evicted.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn let_go(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Relaxed);
+        if let Some(memory) = &self.memory {
+            memory.sub(Class::Cache, bytes as u64);
         }
     }
 
@@ -248,7 +269,14 @@ impl BlockCache {
     }
 
     fn shard(&self, key: CacheKey) -> &Mutex<Shard> {
-        &self.shards[key.mixed() as usize % SHARDS]
+        // Bits that the table inside does not look at first.
+        &self.shards[(key.mixed() >> 40) as usize % SHARDS]
+    }
+}
+
+impl Drop for BlockCache {
+    fn drop(&mut self) {
+        self.let_go(self.bytes());
     }
 }
 
@@ -306,6 +334,20 @@ mod tests {
         let second = new.iter().filter(|key| cache.wants(**key, 500)).count();
         assert_eq!((first, second), (0, 50));
         assert!(!cache.wants(key(0), 64 << 10));
+    }
+
+    #[test]
+    fn its_bytes_count_in_the_budget() {
+        let memory = MemoryBudget::new(1 << 30);
+        let cache = BlockCache::within(&memory, 64 << 10);
+        (0..2_000).for_each(|block| cache.insert(key(block), times(16)));
+        assert!(cache.bytes() > 32 << 10);
+        assert_eq!(memory.used(Class::Cache), cache.bytes() as u64);
+        cache.set_limit(8 << 10);
+        assert_eq!(memory.used(Class::Cache), cache.bytes() as u64);
+        drop(cache);
+        assert_eq!(memory.used(Class::Cache), 0);
+        assert_eq!(BlockCache::within(&memory, usize::MAX).figures().limit, memory.share(Class::Cache));
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use std::cmp::Reverse;
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
+use super::narrow::BlockSource;
 use super::part::{Data, Part, Piece};
 use crate::segment::DeviceBlocks;
 use crate::types::{FieldDef, Rows};
@@ -224,9 +225,7 @@ fn field_map(blocks: &DeviceBlocks, fields: &[FieldDef]) -> Arc<[Option<usize>]>
 
 fn piece(unit: &Unit, sources: &[Source], maps: &[Option<Arc<[Option<usize>]>>]) -> Piece {
     let data = match (&sources[unit.source], &maps[unit.source]) {
-        (Source::Blocks(blocks), Some(map)) => {
-            Data::Block { blocks: blocks.clone(), block: unit.at, map: map.clone(), opened: OnceLock::new() }
-        }
+        (Source::Blocks(blocks), Some(map)) => Data::Block(BlockSource::new(blocks.clone(), unit.at, map.clone())),
         (Source::Rows(rows), _) => Data::Rows { rows: rows.clone(), range: unit.at..unit.at + unit.rows },
         (Source::Blocks(_), None) => unreachable!("every source of blocks has a map of fields"),
     };
