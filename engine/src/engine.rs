@@ -13,9 +13,11 @@ use tidewell_codec::{Batch, shard_of};
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::EngineConfig;
+use crate::erase::{self, Delete};
 use crate::error::{Error, Refusal, RefusalCode, Result};
 use crate::limits::{ATTRIBUTE_BYTES_MAX, DEVICE_ATTRIBUTES_MAX, DEVICE_ID_BYTES_MAX};
 use crate::manifest::{Edit, Manifest};
+use crate::quarantine;
 use crate::recovery::{self, RecoveryReport};
 use crate::scan::BlockCache;
 use crate::shard::worker::ShardHandle;
@@ -35,6 +37,8 @@ pub struct Engine {
     cache: Arc<BlockCache>,
     compaction: Arc<Compaction>,
     compactor_thread: Mutex<Option<JoinHandle<()>>>,
+    /// Held while quarantined rows are released.
+    pub(crate) releasing: Mutex<()>,
     stopping: Arc<AtomicBool>,
     clock: Arc<dyn Clock>,
     /// Held until the engine goes.
@@ -66,6 +70,8 @@ pub struct ShardFigures {
     pub refused_batches: u64,
     /// Rows applied, replaced ones included.
     pub rows: u64,
+    /// Rows too far in the future, set aside since the node was opened.
+    pub quarantined_rows: u64,
     /// Bytes written to the log.
     pub log_bytes: u64,
     /// Group commits.
@@ -139,6 +145,7 @@ impl Engine {
             cache,
             compaction,
             compactor_thread: Mutex::new(compactor_thread),
+            releasing: Mutex::new(()),
             stopping,
             clock,
             _lock: lock,
@@ -151,20 +158,28 @@ impl Engine {
         self.shards.len() as u32
     }
 
+    /// Now, by the engine's clock.
+    pub(crate) fn now_ns(&self) -> i64 {
+        self.clock.now_ns()
+    }
+
     /// The engine's settings.
     pub fn config(&self) -> &EngineConfig {
         &self.config
     }
 
-    /// Checks a batch against the contract: one shard, types as the tables have them, no row too far in the future.
-    /// New tables and fields are taken note of.
+    /// Checks a batch against the contract: one shard, types as the tables have them. New tables and fields are taken note
+    /// of, also those that rows too far in the future will need.
     ///
     /// # Errors
     /// A refusal that names what was expected and what was found.
     pub fn check(&self, batch: &Batch, now_ns: i64) -> Result<(), Refusal> {
         self.check_shard(batch)?;
-        self.check_future(batch, now_ns)?;
-        self.catalog.admit(batch).map(|_| ())
+        self.catalog.admit(batch)?;
+        if quarantine::is_ahead(batch, quarantine::last_allowed(now_ns, self.config.max_future)) {
+            self.catalog.admit_to(&quarantine::shadow_of(&batch.table), batch)?;
+        }
+        Ok(())
     }
 
     fn check_shard(&self, batch: &Batch) -> Result<(), Refusal> {
@@ -185,25 +200,6 @@ impl Engine {
                 ),
             )),
         }
-    }
-
-    fn check_future(&self, batch: &Batch, now_ns: i64) -> Result<(), Refusal> {
-        let max_future_ns = i64::try_from(self.config.max_future.as_nanos()).unwrap_or(i64::MAX);
-        let limit = now_ns.saturating_add(max_future_ns);
-        if batch.times.iter().copied().max().is_none_or(|last| last <= limit) {
-            return Ok(());
-        }
-        let found = batch.devices.iter().find_map(|(device, range)| {
-            batch.times[range].iter().find(|&&time| time > limit).map(|&time| (device, time))
-        });
-        let (device, time) = found.unwrap_or(("", 0));
-        Err(Refusal::new(
-            RefusalCode::TooFarInFuture,
-            format!(
-                "device {device} has a row at {time} ns, more than max_future ({} s) after the node's clock ({now_ns} ns); set the device's clock",
-                self.config.max_future.as_secs()
-            ),
-        ))
     }
 
     /// Hands a checked batch to its shard. Never blocks; the sink hears of its fate.
@@ -254,7 +250,49 @@ impl Engine {
     /// The first failed read or write.
     pub fn compact(&self) -> Result<()> {
         let compactors = self.compaction.compactors.lock();
-        compactors.iter().try_for_each(|c| c.run_all(self.clock.now_ns()))
+        compactors.iter().try_for_each(|c| c.run_all(self.clock.now_ns()))?;
+        self.forget_erasures()
+    }
+
+    /// Forgets erasures that no file needs any more.
+    fn forget_erasures(&self) -> Result<()> {
+        for (number, shard) in (0..).zip(&self.shards) {
+            if shard.view.load().masks.erasures().next().is_some() {
+                erase::forget_finished(&mut self.manifest.lock(), &shard.view, number)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes rows of devices away: at once for readers, from the files with the merges to come. Rows that were acknowledged
+    /// before the call are deleted, rows that come after it are not. Deletes of one shard take effect together.
+    ///
+    /// # Errors
+    /// A device or a range out of bounds, a table that is not there; a failed write: a part may have taken effect then, and
+    /// the same deletes may be asked for again.
+    pub fn delete(&self, deletes: &[Delete]) -> Result<()> {
+        for delete in deletes {
+            delete.check()?;
+            if let Some(table) = delete.table.as_deref().filter(|table| self.catalog.table(table).is_none()) {
+                return Err(Error::Invalid(format!("delete of device {}: there is no table {table}", delete.device)));
+            }
+        }
+        let mut by_shard: Vec<Vec<Delete>> = vec![Vec::new(); self.shards.len()];
+        for delete in deletes {
+            by_shard[shard_of(&delete.device, self.shard_count()) as usize].push(delete.clone());
+        }
+        let now_ns = self.clock.now_ns();
+        let mut waits = Vec::new();
+        for (shard, deletes) in self.shards.iter().zip(by_shard).filter(|(_, deletes)| !deletes.is_empty()) {
+            waits.push(shard.sender.flush_then(move |flusher| erase::delete(flusher, &deletes, now_ns).map(drop))?);
+        }
+        waits.into_iter().try_for_each(|wait| wait.wait())?;
+        for delete in deletes.iter().filter(|delete| delete.is_whole_device()) {
+            if self.attributes.read().contains_key(&delete.device) {
+                self.set_attributes(&delete.device, Attributes::new())?;
+            }
+        }
+        Ok(())
     }
 
     /// Gives `device` these attributes in place of all that it had; none removes them.
@@ -353,6 +391,7 @@ impl Shard {
             duplicate_batches: stats.duplicate_batches.get(),
             refused_batches: stats.refused_batches.get(),
             rows: stats.rows.get(),
+            quarantined_rows: stats.quarantined_rows.get(),
             log_bytes: stats.log_bytes.get(),
             log_syncs: stats.log_syncs.get(),
             log_sync_last_us: stats.log_sync_last_us.get(),

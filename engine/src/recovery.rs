@@ -5,16 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use parking_lot::{Mutex, RwLock};
-use tidewell_codec::{BatchLimits, decode_batch};
+use tidewell_codec::{Batch, BatchLimits, decode_batch};
 
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::EngineConfig;
 use crate::device_log::{LogConfig, LogWriter, ReplayReport, replay};
 use crate::engine::{Poke, Shard};
-use crate::error::{Error, Result};
+use crate::erase::Masks;
+use crate::error::{Error, Refusal, Result};
 use crate::limits::{FROZEN_MEMTABLES_MAX, SHARDS_MAX};
 use crate::manifest::{Edit, Manifest, orphans, read_heads};
+use crate::quarantine;
 use crate::shard::core::{Sealed, ShardCore, ShardParts};
 use crate::shard::worker::ShardHandle;
 use crate::shard::{LiveSegment, ProducerHeads, ShardStats, SharedView};
@@ -92,7 +94,7 @@ pub(crate) fn open(
     let config = Arc::new(EngineConfig { memtable_bytes, ..EngineConfig::clone(config) });
     let catalog = Arc::new(Catalog::new(state.tables.clone()));
     let attributes = state.attributes.clone().into_iter().collect();
-    let numbers = Arc::new(FileNumbers::new(state.next_segment_id, state.next_heads_id));
+    let numbers = Arc::new(FileNumbers::new(state.next_segment_id, state.next_heads_id, state.next_erasure()));
     let manifest = Arc::new(Mutex::new(manifest));
     let mut live: Vec<Vec<Arc<LiveSegment>>> = (0..state.shard_count).map(|_| Vec::new()).collect();
     for meta in state.segments.values() {
@@ -110,7 +112,9 @@ pub(crate) fn open(
     let mut shards = Vec::new();
     let mut compactors = Vec::new();
     for (shard, segments) in (0..state.shard_count).zip(live) {
-        let next_seq = segments.iter().map(|s| s.meta.seq_max + 1).max().unwrap_or(1);
+        // Rows to come are younger than every erasure, also when the segments that those were about are gone.
+        let erased = state.erasures.values().filter(|erasure| erasure.shard == shard).map(|erasure| erasure.before_seq);
+        let next_seq = segments.iter().map(|s| s.meta.seq_max + 1).chain(erased).max().unwrap_or(1);
         let heads = match state.heads_files[shard as usize] {
             Some(number) => read_heads(&**storage, shard, number)?.into_iter().collect(),
             None => ProducerHeads::default(),
@@ -119,7 +123,7 @@ pub(crate) fn open(
             storage: Arc::clone(storage),
             config: Arc::clone(&config),
             catalog: Arc::clone(&catalog),
-            view: Arc::new(SharedView::new(segments, Arc::clone(&config.memory))),
+            view: Arc::new(SharedView::new(segments, Masks::new(&state, shard), Arc::clone(&config.memory))),
             heads: Arc::new(RwLock::new(heads)),
             stats: Arc::new(ShardStats::default()),
         };
@@ -199,8 +203,14 @@ fn replay_shard(
                 return Ok(());
             }
         };
-        let schema = match parts.catalog.admit(&batch) {
-            Ok(schema) => schema,
+        let last_ns = quarantine::last_allowed(record.received_ns, parts.config.max_future);
+        let admitted = parts.catalog.admit(&batch).and_then(|_| {
+            let (rows, ahead) = quarantine::split(batch, last_ns);
+            let with_schema = |batch: Batch| parts.catalog.admit(&batch).map(|schema| (batch, schema));
+            rows.into_iter().chain(ahead).map(with_schema).collect::<Result<Vec<_>, Refusal>>()
+        });
+        let batches = match admitted {
+            Ok(batches) => batches,
             Err(refusal) => {
                 unreadable.push(format!(
                     "log of shard {shard}, generation {}, offset {}: batch {} of producer {} contradicts the tables: {refusal}",
@@ -210,7 +220,7 @@ fn replay_shard(
             }
         };
         let view = parts.view.load();
-        view.active.publish(std::iter::once((batch, schema, record.received_ns)));
+        view.active.publish(batches.into_iter().map(|(batch, schema)| (batch, schema, record.received_ns)));
         parts.heads.write().advance(record.producer, record.seq, record.received_ns);
         if view.active.bytes() >= part_bytes {
             let heads = parts.heads.read().clone();

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::catalog::Catalog;
+use crate::erase::Masks;
 use crate::error::Result;
 use crate::memtable::{Mark, Memtable};
+use crate::quarantine;
 use crate::scan::{BlockCache, Part, Source, plan, sort_unique};
 use crate::shard::{LiveSegment, ShardView};
 use crate::summary::{Step, Stretch};
@@ -38,9 +40,9 @@ pub struct DeviceInfo {
 }
 
 impl Snapshot {
-    /// All tables, sorted by name.
+    /// All tables, sorted by name; without those that keep rows in quarantine.
     pub fn tables(&self) -> Vec<Arc<TableSchema>> {
-        self.catalog.tables()
+        self.catalog.tables().into_iter().filter(|table| quarantine::table_of(&table.name).is_none()).collect()
     }
 
     /// One table's rows at this moment.
@@ -97,6 +99,9 @@ pub struct TableView {
 struct ShardTable {
     segments: Vec<Arc<LiveSegment>>,
     memtables: Vec<(Arc<Memtable>, Mark)>,
+    masks: Arc<Masks>,
+    /// First time that the table still has.
+    cut_off: i64,
 }
 
 impl ShardTable {
@@ -108,6 +113,8 @@ impl ShardTable {
                 .map(|m| (Arc::clone(m), m.mark(table)))
                 .filter(|(_, mark)| *mark != Mark::default())
                 .collect(),
+            masks: Arc::clone(&view.masks),
+            cut_off: view.masks.cut_off(table),
         }
     }
 }
@@ -131,12 +138,15 @@ impl TableView {
     }
 
     /// Each device of each source, with its receive times; a device may come several times.
-    fn visit_devices(&self, visit: &mut impl FnMut(Arc<str>, (i64, i64))) -> Result<()> {
+    pub(crate) fn visit_devices(&self, visit: &mut impl FnMut(Arc<str>, (i64, i64))) -> Result<()> {
         for shard in self.shards.iter() {
             for live in &shard.segments {
                 for entry in live.segment.devices() {
                     let entry = entry?;
-                    visit(Arc::from(entry.id()), entry.blocks()?.received());
+                    let blocks = entry.blocks()?;
+                    if shard.masks.leaves_rows(&live.meta, entry.id(), &blocks)? {
+                        visit(Arc::from(entry.id()), blocks.received());
+                    }
                 }
             }
             for (memtable, mark) in &shard.memtables {
@@ -156,13 +166,14 @@ impl TableView {
     pub fn scan(&self, device: &str, start_ns: i64, end_ns: i64, fields: &[usize]) -> Result<Vec<Part>> {
         let defs: Arc<[FieldDef]> = fields.iter().map(|&field| self.schema.fields[field].clone()).collect();
         let shard = &self.shards[shard_of(device, self.shards.len() as u32) as usize];
+        let start_ns = start_ns.max(shard.cut_off);
         let mut sources = Vec::new();
         for live in &shard.segments {
             if live.meta.time_max >= start_ns
                 && (live.meta.time_min < end_ns || end_ns == i64::MAX)
                 && let Some(blocks) = live.segment.find(device)?
             {
-                sources.push(Source::Blocks(blocks.cached(&self.cache)));
+                sources.push(shard.masks.source(&live.meta, device, blocks.cached(&self.cache)));
             }
         }
         for (memtable, mark) in &shard.memtables {

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
 
-use crate::manifest::SegmentMeta;
+use crate::erase::Masks;
+use crate::manifest::{ManifestState, SegmentMeta};
 use crate::memory::MemoryBudget;
 use crate::memtable::Memtable;
 use crate::segment::Segment;
@@ -51,6 +52,8 @@ impl Drop for LiveSegment {
 pub struct ShardView {
     /// Segments by table, oldest first.
     pub segments: Arc<HashMap<Arc<str>, Vec<Arc<LiveSegment>>>>,
+    /// What is gone for readers though segments still have it.
+    pub masks: Arc<Masks>,
     /// Sealed memtables that are not in segments yet, oldest first.
     pub sealed: Vec<Arc<Memtable>>,
     /// The memtable that takes new rows.
@@ -64,10 +67,11 @@ pub struct SharedView {
 }
 
 impl SharedView {
-    /// A view of `segments` and an empty memtable, which counts in `memory` as all later ones do.
-    pub fn new(segments: Vec<Arc<LiveSegment>>, memory: Arc<MemoryBudget>) -> Self {
+    /// A view of `segments` behind `masks`, and an empty memtable, which counts in `memory` as all later ones do.
+    pub fn new(segments: Vec<Arc<LiveSegment>>, masks: Masks, memory: Arc<MemoryBudget>) -> Self {
         let view = ShardView {
             segments: Arc::new(by_table(segments)),
+            masks: Arc::new(masks),
             sealed: Vec::new(),
             active: Arc::new(Memtable::counted(&memory)),
         };
@@ -107,6 +111,12 @@ impl SharedView {
             view.segments = Arc::new(by_table(kept.into_iter().chain(outputs).collect()));
             old.iter().for_each(|s| s.mark_replaced());
         });
+    }
+
+    /// Takes the masks over from the manifest, whose edits come first.
+    pub fn set_masks(&self, state: &ManifestState, shard: u32) {
+        let masks = Arc::new(Masks::new(state, shard));
+        self.change(|view| view.masks = masks);
     }
 
     fn change(&self, edit: impl FnOnce(&mut ShardView)) {
