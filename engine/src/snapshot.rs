@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::memory::{Class, MemoryBudget};
 use crate::memtable::{Mark, Memtable};
 use crate::quarantine;
-use crate::scan::{Part, Source, plan, sort_unique};
+use crate::scan::{BlockCache, Part, Source, plan, sort_unique};
 use crate::shard::{LiveSegment, ShardView};
 use crate::summary::{Step, Stretch};
 use crate::types::{FieldDef, Rows, TableSchema};
@@ -32,6 +32,7 @@ pub struct Snapshot {
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) memory: Arc<MemoryBudget>,
     pub(crate) attributes: Arc<HashMap<Arc<str>, Arc<Attributes>>>,
+    pub(crate) cache: Arc<BlockCache>,
 }
 
 /// A device as the node knows it.
@@ -57,7 +58,8 @@ impl Snapshot {
     pub fn table(&self, name: &str) -> Option<TableView> {
         let schema = self.catalog.table(name)?;
         let shards = self.shards.iter().map(|view| ShardTable::new(view, &schema.name)).collect();
-        Some(TableView { schema, memory: Arc::clone(&self.memory), shards: Arc::new(shards) })
+        let (memory, cache) = (Arc::clone(&self.memory), Arc::clone(&self.cache));
+        Some(TableView { schema, memory, shards: Arc::new(shards), cache })
     }
 
     /// Attributes of `device`, if it has any.
@@ -101,6 +103,7 @@ pub struct TableView {
     schema: Arc<TableSchema>,
     memory: Arc<MemoryBudget>,
     shards: Arc<Vec<ShardTable>>,
+    cache: Arc<BlockCache>,
 }
 
 /// One shard's part of a table, in log order: segments, then memtables.
@@ -182,7 +185,7 @@ impl TableView {
                 && (live.meta.time_min < end_ns || end_ns == i64::MAX)
                 && let Some(blocks) = live.segment.find(device)?
             {
-                sources.push(shard.masks.source(&live.meta, device, blocks));
+                sources.push(shard.masks.source(&live.meta, device, blocks.cached(&self.cache)));
             }
         }
         for (memtable, mark) in &shard.memtables {

@@ -93,7 +93,16 @@ impl Store for EngineStore {
     fn stats(&self) -> Value {
         let shards: Vec<Value> = self.engine.figures().iter().map(shard_json).collect();
         let tables: Vec<Value> = self.engine.snapshot().tables().iter().map(|table| table_json(table)).collect();
-        json!({"tables": tables, "shards": shards})
+        let cache = self.engine.block_cache().figures();
+        let cache = json!({
+            "limit_bytes": cache.limit,
+            "bytes": cache.bytes,
+            "entries": cache.entries,
+            "hits": cache.hits,
+            "misses": cache.misses,
+            "evictions": cache.evicted,
+        });
+        json!({"tables": tables, "shards": shards, "cache": cache})
     }
 }
 
