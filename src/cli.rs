@@ -56,6 +56,9 @@ pub enum Command {
     /// Ask a node: rows, latest values, downsampled windows, threshold intervals
     #[command(subcommand)]
     Query(Box<crate::query::QueryCommand>),
+    /// Rows too far in the future: list, release, drop
+    #[command(subcommand)]
+    Quarantine(crate::quarantine::QuarantineCommand),
     /// Follow standing rules (not in this release)
     Watch(WatchArgs),
     /// Dump a log, a segment or a manifest of a stopped node
@@ -63,6 +66,8 @@ pub enum Command {
     Inspect(crate::inspect::InspectCommand),
     /// Check every checksum and invariant of a stopped node's data directory; exit 1 on damage
     Verify(crate::inspect::VerifyArgs),
+    /// Make a stopped node's damaged data directory serve again; names what is lost, deletes nothing
+    Repair(crate::repair::RepairArgs),
     /// Measure a node: send or ask at full speed, then read back what was acknowledged
     #[command(subcommand)]
     Bench(crate::bench::BenchCommand),

@@ -20,6 +20,7 @@ use crate::limits::{ATTRIBUTE_BYTES_MAX, DEVICE_ATTRIBUTES_MAX, DEVICE_ID_BYTES_
 use crate::manifest::{Edit, Manifest};
 use crate::quarantine;
 use crate::recovery::{self, RecoveryReport};
+use crate::scan::BlockCache;
 use crate::shard::running::Shard;
 use crate::shard::{Append, ShardFigures};
 use crate::snapshot::{Attributes, Snapshot};
@@ -34,6 +35,7 @@ pub struct Engine {
     manifest: Arc<Mutex<Manifest>>,
     attributes: RwLock<Arc<HashMap<Arc<str>, Arc<Attributes>>>>,
     shards: Vec<Shard>,
+    cache: Arc<BlockCache>,
     compaction: Arc<Compaction>,
     compactor_thread: Mutex<Option<JoinHandle<()>>>,
     /// Held while quarantined rows are released.
@@ -79,12 +81,14 @@ impl Engine {
         } else {
             None
         };
+        let cache = Arc::new(BlockCache::within(&config.memory, config.block_cache_bytes));
         let engine = Self {
             config: opened.config,
             catalog: opened.catalog,
             manifest: opened.manifest,
             attributes: RwLock::new(Arc::new(opened.attributes)),
             shards: opened.shards,
+            cache,
             compaction,
             compactor_thread: Mutex::new(compactor_thread),
             releasing: Mutex::new(()),
@@ -173,8 +177,10 @@ impl Engine {
         Snapshot {
             shards: Arc::new(self.shards.iter().map(|s| s.view.load()).collect()),
             catalog: Arc::clone(&self.catalog),
+            memory: Arc::clone(&self.config.memory),
             attributes: Arc::clone(&self.attributes.read()),
             skipped: None,
+            cache: Arc::clone(&self.cache),
         }
     }
 
@@ -291,6 +297,11 @@ impl Engine {
             }
         }
         report
+    }
+
+    /// Blocks that stay decoded between queries.
+    pub fn block_cache(&self) -> &Arc<BlockCache> {
+        &self.cache
     }
 
     /// Each shard's figures.

@@ -17,7 +17,7 @@
 //! - [`totals`]: how numbers are added up, for whoever sums rows
 //! - [`damage`]: what is known of places that cannot be read, and answers that went without them
 //! - [`storage`]: the only door to files; [`clock`]: the only clock
-//! - [`verify`]: every checksum and invariant, offline
+//! - [`verify`]: every checksum and invariant, offline; [`repair`]: what to do about it
 //!
 //! It is *not* a server and *not* a query engine: see the `ingest` and `query` crates.
 
@@ -35,6 +35,7 @@ pub mod memory;
 pub mod memtable;
 pub mod quarantine;
 pub mod recovery;
+pub mod repair;
 pub mod scan;
 pub mod segment;
 pub mod shard;
@@ -53,7 +54,7 @@ pub use erase::Delete;
 pub use error::{Error, Refusal, RefusalCode, Result};
 pub use manifest::{Erasure, Retention};
 pub use recovery::RecoveryReport;
-pub use scan::Part;
+pub use scan::{BlockCache, CacheFigures, NarrowRows, Part};
 pub use shard::{Append, AppendSink, ShardFigures};
 pub use snapshot::{Attributes, DeviceInfo, Snapshot, TableView};
 pub use summary::{Step, StepField, StepPart, StepRows, StepSums, Stretch};

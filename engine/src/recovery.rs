@@ -11,9 +11,7 @@ use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::EngineConfig;
 use crate::damage::SetAside;
-use crate::device_log::{
-    Damage, LogConfig, LogWriter, PAYLOAD_BYTES_MAX, RECORD_HEADER_BYTES, ReplayReport, replay,
-};
+use crate::device_log::{Damage, LogConfig, LogWriter, PAYLOAD_BYTES_MAX, RECORD_HEADER_BYTES, ReplayReport, replay};
 use crate::erase::Masks;
 use crate::error::{Error, Refusal, Result};
 use crate::limits::{FROZEN_MEMTABLES_MAX, SHARDS_MAX};

@@ -6,26 +6,36 @@ use std::sync::Arc;
 use crate::catalog::Catalog;
 use crate::damage::{DamagedPlace, SetAside, Skipped, cause_of};
 use crate::erase::Masks;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::memory::{Class, MemoryBudget};
 use crate::memtable::{Mark, Memtable};
 use crate::quarantine;
-use crate::scan::{Part, Source, Without, plan, sort_unique};
+use crate::scan::{BlockCache, Part, Source, Without, plan, sort_unique};
 use crate::shard::{LiveSegment, ShardView};
 use crate::summary::{Step, Stretch};
-use crate::types::{FieldDef, TableSchema};
+use crate::types::{FieldDef, Rows, TableSchema};
 use tidewell_codec::shard_of;
 
 /// Pairs of names and values that an operator gave a device.
 pub type Attributes = BTreeMap<String, String>;
+
+/// Rows that a scan copies out of memtables are counted from this size on.
+const COUNTED_BYTES_MIN: u64 = 256 << 10;
+
+fn rows_bytes(rows: &Rows) -> u64 {
+    (rows.times.len() * 8 + rows.columns.iter().map(|column| column.memory_bytes()).sum::<usize>()) as u64
+}
 
 /// Segments and memtables of one moment. Cheap to clone; files go when the last holder leaves.
 #[derive(Clone)]
 pub struct Snapshot {
     pub(crate) shards: Arc<Vec<Arc<ShardView>>>,
     pub(crate) catalog: Arc<Catalog>,
+    pub(crate) memory: Arc<MemoryBudget>,
     pub(crate) attributes: Arc<HashMap<Arc<str>, Arc<Attributes>>>,
     /// Where readers note what they go without; `None` makes damage an error.
     pub(crate) skipped: Option<Arc<Skipped>>,
+    pub(crate) cache: Arc<BlockCache>,
 }
 
 /// A device as the node knows it.
@@ -58,7 +68,8 @@ impl Snapshot {
     pub fn table(&self, name: &str) -> Option<TableView> {
         let schema = self.catalog.table(name)?;
         let shards = self.shards.iter().map(|view| ShardTable::new(view, &schema.name)).collect();
-        Some(TableView { schema, shards: Arc::new(shards), skipped: self.skipped.clone() })
+        let (memory, cache, skipped) = (Arc::clone(&self.memory), Arc::clone(&self.cache), self.skipped.clone());
+        Some(TableView { schema, memory, shards: Arc::new(shards), cache, skipped })
     }
 
     /// Attributes of `device`, if it has any.
@@ -100,9 +111,11 @@ impl Snapshot {
 #[derive(Clone)]
 pub struct TableView {
     schema: Arc<TableSchema>,
+    memory: Arc<MemoryBudget>,
     shards: Arc<Vec<ShardTable>>,
     /// Where to note what is damaged; `None` makes it an error.
     skipped: Option<Arc<Skipped>>,
+    cache: Arc<BlockCache>,
 }
 
 /// One shard's part of a table, in log order: segments, then memtables.
@@ -210,31 +223,43 @@ impl TableView {
     /// field wins. `fields` are indexes into the schema; `end_ns == i64::MAX` has no end.
     ///
     /// # Errors
-    /// A damaged segment index.
+    /// A damaged segment index, or more rows in memtables than the memory for queries holds.
     pub fn scan(&self, device: &str, start_ns: i64, end_ns: i64, fields: &[usize]) -> Result<Vec<Part>> {
         let defs: Arc<[FieldDef]> = fields.iter().map(|&field| self.schema.fields[field].clone()).collect();
         let shard = &self.shards[shard_of(device, self.shards.len() as u32) as usize];
         let start_ns = start_ns.max(shard.cut_off);
         self.miss_set_aside(shard, start_ns, end_ns)?;
         let mut sources = Vec::new();
+        let mut copied = 0;
         for live in &shard.segments {
             if live.meta.time_max >= start_ns
                 && (live.meta.time_min < end_ns || end_ns == i64::MAX)
                 && let Some(Some(blocks)) = self.or_without(live, Some(device), live.segment.find(device))?
             {
-                sources.push(shard.masks.source(&live.meta, device, blocks));
+                sources.push(shard.masks.source(&live.meta, device, blocks.cached(&self.cache)));
             }
         }
         for (memtable, mark) in &shard.memtables {
             let rows = memtable.rows_of(&self.schema, device, fields, *mark, (start_ns, end_ns));
             if !rows.times.is_empty() {
+                copied += rows_bytes(&rows);
                 sources.push(Source::Rows(Arc::new(sort_unique(rows))));
             }
         }
-        let parts = plan(sources, &defs, start_ns, end_ns);
-        let Some(skipped) = &self.skipped else { return Ok(parts) };
-        let without = Arc::new(Without { device: Arc::from(device), skipped: Arc::clone(skipped) });
-        Ok(parts.into_iter().map(|part| part.going_without(&without)).collect())
+        // Few rows are not worth the counting: a question about the last minutes must not be slowed by it.
+        let held = match copied {
+            0..COUNTED_BYTES_MIN => None,
+            _ => Some(Arc::new(self.memory.hold(Class::Query, copied)?)),
+        };
+        let mut parts = plan(sources, &defs, start_ns, end_ns);
+        if let Some(held) = held {
+            parts.iter_mut().for_each(|part| part.hold(&held));
+        }
+        if let Some(skipped) = &self.skipped {
+            let without = Arc::new(Without { device: Arc::from(device), skipped: Arc::clone(skipped) });
+            parts.iter_mut().for_each(|part| part.go_without(&without));
+        }
+        Ok(parts)
     }
 
     /// The rows of [`Self::scan`] as stretches that are disjoint and in time order: aggregates of whole steps where they

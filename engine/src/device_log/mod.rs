@@ -3,17 +3,20 @@
 //! - `record`: the bytes (`docs/format/log.md`)
 //! - `writer`: append, group commit, rotation, recycling
 //! - `reader`: one file, piece by piece
+//! - `retire`: damaged bytes out of the way of later replays
 //! - `recovery`: a run of files: what is replayed, what is cut, what is damaged
 
 mod reader;
 mod record;
 mod recovery;
+mod retire;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 pub use record::{FORMAT_VERSION, PAYLOAD_BYTES_MAX, RECORD_HEADER_BYTES, RECORDS_START};
 pub use recovery::{dump, replay, shards, verify};
+pub use retire::retire;
 pub use writer::LogWriter;
 
 use crate::error::{Error, Result};

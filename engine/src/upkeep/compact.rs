@@ -13,6 +13,7 @@ use super::flush::open_live;
 use super::merge::merge;
 use super::output::{OutputSpec, Outputs};
 use super::pick::{self, Due};
+use super::stretch::stretches;
 use crate::catalog::Catalog;
 use crate::error::Result;
 use crate::limits::COMPACTION_LEVEL_MAX;
@@ -50,7 +51,11 @@ impl Compactor {
         let mut tables: Vec<_> = view.segments.iter().collect();
         tables.sort_by(|a, b| a.0.cmp(b.0));
         for (table, segments) in tables {
-            if let Some(due) = pick::due(segments) {
+            let due = stretches(segments, &view.set_aside).into_iter().find_map(|stretch| {
+                let overdue = if stretch.overdue { pick::flushed(&stretch.segments, 1) } else { None };
+                overdue.or_else(|| pick::due(&stretch.segments))
+            });
+            if let Some(due) = due {
                 self.merge(table, &due, now_ns)?;
                 return Ok(true);
             }
@@ -65,11 +70,14 @@ impl Compactor {
     pub fn run_all(&self, now_ns: i64) -> Result<()> {
         let tables: Vec<Arc<str>> = self.view.load().segments.keys().cloned().collect();
         for table in tables {
-            let segments = |view: &SharedView| view.load().segments.get(&table).cloned().unwrap_or_default();
-            if let Some(due) = pick::flushed(&segments(&self.view), 1) {
+            let now = || {
+                let view = self.view.load();
+                stretches(view.segments.get(&table).map_or(&[], Vec::as_slice), &view.set_aside)
+            };
+            for due in now().iter().filter_map(|stretch| pick::flushed(&stretch.segments, 1)) {
                 self.merge(&table, &due, now_ns)?;
             }
-            for due in pick::unfinished(&segments(&self.view)) {
+            for due in now().iter().flat_map(|stretch| pick::unfinished(&stretch.segments)) {
                 self.merge(&table, &due, now_ns)?;
             }
         }

@@ -6,6 +6,7 @@ pub mod flush;
 mod merge;
 mod output;
 mod pick;
+mod stretch;
 
 pub use output::{Beside, MergeSink};
 

@@ -5,10 +5,13 @@
 
 use std::sync::Arc;
 
+use super::days::day_of;
 use crate::damage::SetAside;
+use crate::manifest::SegmentMeta;
 use crate::shard::LiveSegment;
 
 /// Segments of one table whose merges change no order.
+#[derive(Default)]
 pub struct Stretch {
     /// In log order.
     pub segments: Vec<Arc<LiveSegment>>,
@@ -17,31 +20,33 @@ pub struct Stretch {
     pub overdue: bool,
 }
 
-/// Cuts a table's segments, in log order, at those that are damaged or set aside, and where flushed ones are older than
-/// merged ones.
+/// Cuts a table's segments, in log order, at flushed ones that are damaged or set aside, and where flushed ones are older
+/// than merged ones. Merged segments with days of a damaged merged one are left out with it.
 pub fn stretches(segments: &[Arc<LiveSegment>], set_aside: &[SetAside]) -> Vec<Stretch> {
-    let table = segments.first().map(|live| Arc::clone(&live.meta.table));
-    let mut left_out: Vec<u64> =
-        set_aside.iter().filter(|aside| Some(&aside.meta.table) == table.as_ref()).map(|a| a.meta.seq_max).collect();
-    left_out.extend(segments.iter().filter(|live| !live.segment.known_damage().is_empty()).map(|s| s.meta.seq_max));
-    let mut stretches: Vec<Stretch> = vec![Stretch { segments: Vec::new(), overdue: false }];
+    let Some(first) = segments.first() else { return Vec::new() };
+    let aside = set_aside.iter().map(|aside| &aside.meta).filter(|meta| meta.table == first.meta.table);
+    let is_damaged = |live: &LiveSegment| !live.segment.known_damage().is_empty();
+    let damaged = segments.iter().filter(|live| is_damaged(live)).map(|live| &live.meta);
+    let (flushed, merged): (Vec<_>, Vec<_>) = aside.chain(damaged).partition(|meta| meta.level == 0);
+    let shares_days = |live: &LiveSegment| {
+        let days = |meta: &SegmentMeta| (day_of(meta.time_min), day_of(meta.time_max));
+        let (first, last) = days(&live.meta);
+        live.meta.level > 0 && merged.iter().map(|meta| days(meta)).any(|(from, to)| first <= to && from <= last)
+    };
+    let mut stretches = vec![Stretch::default()];
     let mut before: Option<&LiveSegment> = None;
-    for live in segments.iter().filter(|live| live.segment.known_damage().is_empty()) {
+    for live in segments.iter().filter(|live| !is_damaged(live) && !shares_days(live)) {
         if let Some(before) = before {
-            let apart = left_out.iter().any(|seq| (before.meta.seq_max..=live.meta.seq_max).contains(seq));
+            let between = |meta: &&SegmentMeta| (before.meta.seq_max..live.meta.seq_max).contains(&meta.seq_max);
+            let apart = flushed.iter().any(between);
             let turned = before.meta.level == 0 && live.meta.level > 0;
             if apart || turned {
-                if let Some(last) = stretches.last_mut() {
-                    last.overdue = turned && !apart;
-                }
-                stretches.push(Stretch { segments: Vec::new(), overdue: false });
+                stretches.last_mut().expect("there is one from the start").overdue = turned && !apart;
+                stretches.push(Stretch::default());
             }
         }
-        if let Some(last) = stretches.last_mut() {
-            last.segments.push(Arc::clone(live));
-        }
+        stretches.last_mut().expect("there is one from the start").segments.push(Arc::clone(live));
         before = Some(live);
     }
-    stretches.retain(|stretch| !stretch.segments.is_empty());
     stretches
 }

@@ -7,14 +7,19 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tidewell_codec::Batch;
 use tidewell_engine::clock::{Clock, SystemClock};
-use tidewell_engine::{Append, DeviceInfo, Engine, Error, Refusal, ShardFigures, TableSchema};
+use tidewell_engine::memory::MemoryBudget;
+use tidewell_engine::quarantine::{Quarantined, Released};
+use tidewell_engine::{
+    Append, DamageReport, DeviceInfo, Engine, Error, Refusal, ShardFigures, Skipped, Snapshot, TableSchema,
+};
 use tonic::Status;
 
+use super::answer::place_json;
 use super::auth::DeviceScope;
 use super::plan::plan;
 use super::store::{Plan, Store};
 use crate::query::{CancelFlag, QueryLimits};
-use crate::request::Request;
+use crate::request::{OnDamage, Request};
 
 /// Memtables of a shard up to this size are gathered in well under a millisecond.
 const LOOK_BYTES_MAX: u64 = 8 << 20;
@@ -29,7 +34,15 @@ impl EngineStore {
     /// A store over `engine`. The time limit in `limits` is wall time and includes that of a slow client, so it is
     /// lifted here: the service counts computing time and stalls apart (see `FlightLimits`).
     pub fn new(engine: Arc<Engine>, limits: QueryLimits) -> Self {
-        Self { engine, limits: QueryLimits { time_max: Duration::from_secs(365 * 86_400), ..limits } }
+        let memory = Some(engine.config().memory.clone());
+        Self { engine, limits: QueryLimits { time_max: Duration::from_secs(365 * 86_400), memory, ..limits } }
+    }
+}
+
+impl EngineStore {
+    /// What can be read of this moment. Damage is told by health, metrics and the answers that it hits.
+    fn served(&self) -> Snapshot {
+        self.engine.snapshot().going_without(Arc::default())
     }
 }
 
@@ -38,7 +51,17 @@ impl Store for EngineStore {
         // A scan gathers a device's rows in memory at once, so looking ahead is cheap only while memtables are small.
         let figures = self.engine.figures();
         let look = figures.iter().all(|shard| shard.memtables_sealed == 0 && shard.memtable_bytes <= LOOK_BYTES_MAX);
-        plan(&self.engine.snapshot(), request, scope, self.limits.clone(), cancel, look)
+        if request.on_damage() == OnDamage::Refuse {
+            return plan(&self.engine.snapshot(), request, scope, self.limits.clone(), cancel, look);
+        }
+        let skipped = Arc::new(Skipped::default());
+        let snapshot = self.engine.snapshot().going_without(Arc::clone(&skipped));
+        let plan = plan(&snapshot, request, scope, self.limits.clone(), cancel, look)?;
+        Ok(Plan { skipped: Some(skipped), ..plan })
+    }
+
+    fn memory(&self) -> Option<Arc<MemoryBudget>> {
+        self.limits.memory.clone()
     }
 
     fn tables(&self) -> Vec<Arc<TableSchema>> {
@@ -46,14 +69,26 @@ impl Store for EngineStore {
     }
 
     fn has_devices(&self, table: &str, scope: &DeviceScope) -> Result<bool, Error> {
-        match self.engine.snapshot().table(table) {
+        match self.served().table(table) {
             Some(view) => Ok(view.devices()?.iter().any(|device| scope.contains(device))),
             None => Ok(false),
         }
     }
 
     fn devices(&self) -> Result<Vec<DeviceInfo>, Error> {
-        self.engine.snapshot().devices()
+        self.served().devices()
+    }
+
+    fn quarantined(&self, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Quarantined>, Error> {
+        self.engine.snapshot().quarantined(wanted)
+    }
+
+    fn release_quarantined(&self, table: &str, device: &str) -> Result<Released, Error> {
+        self.engine.release_quarantined(table, device)
+    }
+
+    fn drop_quarantined(&self, table: &str, device: &str) -> Result<u64, Error> {
+        self.engine.drop_quarantined(table, device)
     }
 
     fn set_attributes(&self, device: &str, attributes: BTreeMap<String, String>) -> Result<(), Error> {
@@ -87,8 +122,28 @@ impl Store for EngineStore {
     fn stats(&self) -> Value {
         let shards: Vec<Value> = self.engine.figures().iter().map(shard_json).collect();
         let tables: Vec<Value> = self.engine.snapshot().tables().iter().map(|table| table_json(table)).collect();
-        json!({"tables": tables, "shards": shards})
+        let cache = self.engine.block_cache().figures();
+        let cache = json!({
+            "limit_bytes": cache.limit,
+            "bytes": cache.bytes,
+            "entries": cache.entries,
+            "hits": cache.hits,
+            "misses": cache.misses,
+            "evictions": cache.evicted,
+        });
+        let damage = damage_json(&self.engine.damage());
+        json!({"tables": tables, "shards": shards, "cache": cache, "damage": damage})
     }
+}
+
+/// All that is known to be damaged.
+fn damage_json(damage: &DamageReport) -> Value {
+    json!({
+        "segments_set_aside": damage.set_aside.iter().map(place_json).collect::<Vec<_>>(),
+        "places": damage.places.iter().map(place_json).collect::<Vec<_>>(),
+        "place_count": damage.place_count,
+        "log": damage.log,
+    })
 }
 
 fn table_json(table: &TableSchema) -> Value {
