@@ -11,6 +11,7 @@
 //! - [`manifest`]: the only truth about which segments exist; [`recovery`] starts from it
 //! - [`snapshot`], [`scan`]: what a reader sees at one moment, newest write of each field first
 //! - [`summary`]: aggregates per step of the clock, beside the segments that merges write
+//! - [`totals`]: how numbers are added up, for whoever sums rows
 //! - [`storage`]: the only door to files; [`clock`]: the only clock
 //! - [`verify`]: every checksum and invariant, offline
 //!
@@ -32,6 +33,7 @@ pub mod shard;
 pub mod snapshot;
 pub mod storage;
 pub mod summary;
+pub mod totals;
 pub mod types;
 pub mod upkeep;
 pub mod verify;
