@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::Args;
 use serde::{Deserialize, Serialize};
+use tidewell_engine::limits::MEMORY_LIMIT_MIN;
 
 use crate::cert::Grants;
 use crate::failure::usage;
@@ -37,6 +38,9 @@ pub struct ServeArgs {
     /// Folder with ca.pem, node.pem, node-key.pem; without it a development authority is made in DATA_DIR/tls
     #[arg(long, value_name = "DIR")]
     pub tls_dir: Option<PathBuf>,
+    /// Memory that the node may hold, e.g. 2GiB [default: half of the machine's or control group's]
+    #[arg(long, value_name = "SIZE")]
+    pub memory_limit: Option<String>,
     /// Sets any key of the configuration file, e.g. `--set engine.memtable=64MiB`; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
@@ -64,6 +68,8 @@ pub struct Config {
     pub query_addr: SocketAddr,
     /// Where metrics and health are read.
     pub admin_addr: SocketAddr,
+    /// Memory that the node may hold in all; 0 = half of the machine's, or of its control group's. From 128MiB.
+    pub memory_limit: Size,
     /// Certificates.
     pub tls: TlsConfig,
     /// Storage.
@@ -98,7 +104,8 @@ pub struct TlsConfig {
 pub struct EngineSettings {
     /// Shards (threads that write); 0 = one for two cores. Fixed when the data directory is made. 0 to 256.
     pub shards: Number,
-    /// Memory of all memtables of one shard, sealed ones that wait for the disk included. At least 1MiB.
+    /// Memory of all memtables of one shard, sealed ones that wait for the disk included; 0 = the shard's part of
+    /// `memory_limit`, which is never exceeded. At least 1MiB.
     pub memtable: Size,
     /// A memtable older than this is sealed even when it is not full. At least 1s.
     pub seal_age: Span,
@@ -118,7 +125,8 @@ pub struct EngineSettings {
 pub struct IngestSettings {
     /// Connections at once.
     pub connections_max: Number,
-    /// Bytes of batches that wait to become durable, over all connections.
+    /// Bytes of batches that wait to become durable, over all connections; 0 = their part of `memory_limit`, which is never
+    /// exceeded.
     pub in_flight: Size,
 }
 
@@ -194,6 +202,7 @@ impl Default for Config {
             ingest_addr: SocketAddr::from(([127, 0, 0, 1], 4433)),
             query_addr: SocketAddr::from(([127, 0, 0, 1], 4434)),
             admin_addr: SocketAddr::from(([127, 0, 0, 1], 4435)),
+            memory_limit: Size(0),
             tls: TlsConfig::default(),
             engine: EngineSettings::default(),
             ingest: IngestSettings::default(),
@@ -208,7 +217,7 @@ impl Default for EngineSettings {
     fn default() -> Self {
         Self {
             shards: Number(0),
-            memtable: Size(384 << 20),
+            memtable: Size(0),
             seal_age: Span(std::time::Duration::from_secs(300)),
             log_file: Size(64 << 20),
             max_future: Span(std::time::Duration::from_secs(600)),
@@ -220,7 +229,7 @@ impl Default for EngineSettings {
 
 impl Default for IngestSettings {
     fn default() -> Self {
-        Self { connections_max: Number(100_000), in_flight: Size(256 << 20) }
+        Self { connections_max: Number(100_000), in_flight: Size(0) }
     }
 }
 
@@ -337,6 +346,7 @@ fn from_flags(args: &ServeArgs, log: &crate::cli::GlobalArgs) -> Result<Vec<(Str
         ("ingest_addr", "--ingest-addr", args.ingest_addr.clone()),
         ("query_addr", "--query-addr", args.query_addr.clone()),
         ("admin_addr", "--admin-addr", args.admin_addr.clone()),
+        ("memory_limit", "--memory-limit", args.memory_limit.clone()),
         ("tls.dir", "--tls-dir", path(&args.tls_dir)),
         ("log.format", "--log-format", format),
         ("log.filter", "--log", log.log_filter.clone()),
@@ -377,8 +387,13 @@ impl Config {
         if engine.shards.0 > 256 {
             return bad("engine.shards", engine.shards.0.to_string(), "0 (one for two cores) to 256");
         }
+        if self.memory_limit != Size(0) && self.memory_limit < Size(MEMORY_LIMIT_MIN) {
+            let least = format!("{} or more, or 0 (half of the machine's memory)", Size(MEMORY_LIMIT_MIN));
+            return bad("memory_limit", self.memory_limit.to_string(), &least);
+        }
         for (key, size) in [("engine.memtable", engine.memtable), ("engine.log_file", engine.log_file)] {
-            if size < Size(1 << 20) || size > Size(64 << 30) {
+            let derived = key == "engine.memtable" && size == Size(0);
+            if !derived && (size < Size(1 << 20) || size > Size(64 << 30)) {
                 return bad(key, size.to_string(), "1MiB to 64GiB");
             }
         }
@@ -391,11 +406,11 @@ impl Config {
         if self.ingest.connections_max.0 == 0 || self.ingest.connections_max.0 > 1 << 20 {
             return bad("ingest.connections_max", self.ingest.connections_max.0.to_string(), "1 to 1048576");
         }
-        if self.ingest.in_flight < Size(16 << 20) {
+        if self.ingest.in_flight != Size(0) && self.ingest.in_flight < Size(16 << 20) {
             return bad(
                 "ingest.in_flight",
                 self.ingest.in_flight.to_string(),
-                "16MiB (one batch of the largest size) or more",
+                "16MiB (one batch of the largest size) or more, or 0 (its part of memory_limit)",
             );
         }
         if self.query.concurrent_max.0 == 0 {
@@ -412,6 +427,14 @@ impl Config {
         self.data_dir.as_deref().ok_or_else(|| {
             usage("serve: no data directory; add --data-dir DIR, TIDEWELL_DATA_DIR or `data_dir` in the configuration file")
         })
+    }
+
+    /// Memory that the node may hold: what was set, or half of what there is.
+    pub fn memory_bytes(&self) -> u64 {
+        match self.memory_limit {
+            Size(0) => (crate::memory::available() / 2).max(MEMORY_LIMIT_MIN),
+            Size(bytes) => bytes,
+        }
     }
 
     /// The settings as TOML that `--config` accepts.

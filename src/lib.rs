@@ -21,6 +21,7 @@ pub mod failure;
 pub mod inspect;
 pub mod last_node;
 pub mod load;
+pub mod memory;
 pub mod output;
 pub mod query;
 pub mod serve;

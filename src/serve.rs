@@ -15,6 +15,8 @@ use anyhow::{Context, Result, anyhow};
 use parking_lot::RwLock;
 use serde_json::json;
 use tidewell_engine::clock::SystemClock;
+use tidewell_engine::limits::MEMTABLE_BYTES_MAX;
+use tidewell_engine::memory::{Class, MemoryBudget};
 use tidewell_engine::storage::Disk;
 use tidewell_engine::{Engine, EngineConfig, Error as EngineError, RecoveryReport};
 use tidewell_ingest::server::{Server, ServerConfig, StartError};
@@ -32,6 +34,9 @@ use crate::failure::{EXIT_FAILED, EXIT_OK};
 use crate::last_node::{self, LastNode};
 use facts::{Parts, State};
 use tls::{Tls, query_config};
+
+/// Bytes of batches in flight, however much memory there is: more would only make them wait longer.
+const IN_FLIGHT_BYTES_MAX: u64 = 256 << 20;
 
 /// How long connections may take to leave when the node stops.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -72,9 +77,10 @@ async fn node(args: ServeArgs, global: GlobalArgs, config: Config) -> Result<u8>
     let (admin_stop, admin_stopped) = watch::channel(false);
     let admin = tokio::spawn(admin::serve(admin_listener, state.clone(), admin_stopped));
 
-    let engine = open_engine(&data_dir, &config).await?;
+    let memory = MemoryBudget::new(config.memory_bytes());
+    let engine = open_engine(&data_dir, &config, memory.clone()).await?;
     let (query_stop, query_stopped) = tokio::sync::oneshot::channel::<()>();
-    let ingest = start_ingest(&config, &tls, &engine)?;
+    let ingest = start_ingest(&config, &tls, &engine, memory.clone())?;
     let ingest_addr = ingest.local_addr().context("ingest address")?;
     let callers = Arc::new(Callers::new(tls.grants.clone(), tls.material.revoked().context("revocation list")?));
     let service = FlightQueries::new(
@@ -99,6 +105,7 @@ async fn node(args: ServeArgs, global: GlobalArgs, config: Config) -> Result<u8>
     ));
     let parts = Parts {
         engine: engine.clone(),
+        memory,
         ingest: ingest.metrics().clone(),
         ingest_addr,
         query_addr,
@@ -229,10 +236,14 @@ fn bind_advice(error: &std::io::Error, flag: &str) -> String {
     }
 }
 
-async fn open_engine(data_dir: &Path, config: &Config) -> Result<Arc<Engine>> {
+async fn open_engine(data_dir: &Path, config: &Config, memory: Arc<MemoryBudget>) -> Result<Arc<Engine>> {
     let settings = EngineConfig {
         shards: u32::try_from(config.engine.shards.0).ok().filter(|n| *n > 0),
-        memtable_bytes: usize::try_from(config.engine.memtable.0).unwrap_or(usize::MAX),
+        memory,
+        memtable_bytes: match config.engine.memtable.0 {
+            0 => MEMTABLE_BYTES_MAX,
+            bytes => usize::try_from(bytes).unwrap_or(usize::MAX),
+        },
         seal_age: config.engine.seal_age.0,
         log_file_bytes: config.engine.log_file.0,
         max_future: config.engine.max_future.0,
@@ -269,11 +280,25 @@ async fn open_engine(data_dir: &Path, config: &Config) -> Result<Arc<Engine>> {
     Ok(Arc::new(engine))
 }
 
-fn start_ingest(config: &Config, tls: &Tls, engine: &Arc<Engine>) -> Result<Server> {
+/// An idle connection's buffers and state, about (measured: 31 KiB).
+const CONNECTION_BYTES: u64 = 32 << 10;
+
+fn start_ingest(config: &Config, tls: &Tls, engine: &Arc<Engine>, memory: Arc<MemoryBudget>) -> Result<Server> {
+    // What lies unread in QUIC's buffers comes on top of the bytes in flight: a quarter of them.
+    let share = memory.share(Class::Queue) / 5 * 4;
+    let in_flight = match config.ingest.in_flight.0 {
+        0 => share.min(IN_FLIGHT_BYTES_MAX),
+        bytes => bytes.min(share),
+    };
+    let connections_max = config.ingest.connections_max.0.min(memory.limit() / 8 / CONNECTION_BYTES);
+    if connections_max < config.ingest.connections_max.0 {
+        tracing::info!(connections_max, "memory_limit allows fewer connections than ingest.connections_max");
+    }
     let settings = ServerConfig {
         addr: config.ingest_addr,
-        connections_max: config.ingest.connections_max.0 as usize,
-        memory_bytes: usize::try_from(config.ingest.in_flight.0).unwrap_or(usize::MAX),
+        connections_max: usize::try_from(connections_max).unwrap_or(usize::MAX),
+        memory_bytes: usize::try_from(in_flight).unwrap_or(usize::MAX),
+        memory: Some(memory),
         max_future: config.engine.max_future.0,
         ..ServerConfig::default()
     };

@@ -1,13 +1,20 @@
 //! Owns the engine's settings and their defaults.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::limits::MEMTABLE_BYTES_MAX;
+use crate::memory::MemoryBudget;
 
 /// How an engine works. [`EngineConfig::default`] suits a small machine.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
     /// Shards of a new data directory; `None` takes one per two cores. An existing directory keeps its own number.
     pub shards: Option<u32>,
-    /// Decoded bytes that all memtables of a shard may hold together, sealed ones included. A memtable is sealed when it
+    /// The node's memory, of which memtables, merges and scans have their shares.
+    pub memory: Arc<MemoryBudget>,
+    /// Decoded bytes that all memtables of a shard may hold together, sealed ones included; less where the shard's share
+    /// of `memory` is less. A memtable is sealed when it
     /// has its part of this; when all parts are taken the shard stops taking batches until one is on disk.
     pub memtable_bytes: usize,
     /// A memtable older than this is sealed even when it is small.
@@ -26,7 +33,8 @@ impl Default for EngineConfig {
     fn default() -> Self {
         Self {
             shards: None,
-            memtable_bytes: 384 << 20,
+            memory: MemoryBudget::new(2 << 30),
+            memtable_bytes: MEMTABLE_BYTES_MAX,
             seal_age: Duration::from_secs(300),
             log_file_bytes: 64 << 20,
             max_future: Duration::from_secs(600),

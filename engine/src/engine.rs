@@ -13,6 +13,7 @@ use tidewell_codec::{Batch, shard_of};
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::EngineConfig;
+use crate::erase::{self, Delete};
 use crate::error::{Error, Refusal, RefusalCode, Result};
 use crate::limits::{ATTRIBUTE_BYTES_MAX, DEVICE_ATTRIBUTES_MAX, DEVICE_ID_BYTES_MAX};
 use crate::manifest::{Edit, Manifest};
@@ -128,7 +129,7 @@ impl Engine {
             None
         };
         let engine = Self {
-            config,
+            config: opened.config,
             catalog: opened.catalog,
             manifest: opened.manifest,
             attributes: RwLock::new(Arc::new(opened.attributes)),
@@ -249,7 +250,49 @@ impl Engine {
     /// The first failed read or write.
     pub fn compact(&self) -> Result<()> {
         let compactors = self.compaction.compactors.lock();
-        compactors.iter().try_for_each(|c| c.run_all(self.clock.now_ns()))
+        compactors.iter().try_for_each(|c| c.run_all(self.clock.now_ns()))?;
+        self.forget_erasures()
+    }
+
+    /// Forgets erasures that no file needs any more.
+    fn forget_erasures(&self) -> Result<()> {
+        for (number, shard) in (0..).zip(&self.shards) {
+            if shard.view.load().masks.erasures().next().is_some() {
+                erase::forget_finished(&mut self.manifest.lock(), &shard.view, number)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes rows of devices away: at once for readers, from the files with the merges to come. Rows that were acknowledged
+    /// before the call are deleted, rows that come after it are not. Deletes of one shard take effect together.
+    ///
+    /// # Errors
+    /// A device or a range out of bounds, a table that is not there; a failed write: a part may have taken effect then, and
+    /// the same deletes may be asked for again.
+    pub fn delete(&self, deletes: &[Delete]) -> Result<()> {
+        for delete in deletes {
+            delete.check()?;
+            if let Some(table) = delete.table.as_deref().filter(|table| self.catalog.table(table).is_none()) {
+                return Err(Error::Invalid(format!("delete of device {}: there is no table {table}", delete.device)));
+            }
+        }
+        let mut by_shard: Vec<Vec<Delete>> = vec![Vec::new(); self.shards.len()];
+        for delete in deletes {
+            by_shard[shard_of(&delete.device, self.shard_count()) as usize].push(delete.clone());
+        }
+        let now_ns = self.clock.now_ns();
+        let mut waits = Vec::new();
+        for (shard, deletes) in self.shards.iter().zip(by_shard).filter(|(_, deletes)| !deletes.is_empty()) {
+            waits.push(shard.sender.flush_then(move |flusher| erase::delete(flusher, &deletes, now_ns).map(drop))?);
+        }
+        waits.into_iter().try_for_each(|wait| wait.wait())?;
+        for delete in deletes.iter().filter(|delete| delete.is_whole_device()) {
+            if self.attributes.read().contains_key(&delete.device) {
+                self.set_attributes(&delete.device, Attributes::new())?;
+            }
+        }
+        Ok(())
     }
 
     /// Gives `device` these attributes in place of all that it had; none removes them.

@@ -7,9 +7,11 @@
 //! - [`device_log`]: the write-ahead logs of a shard's devices, in shared files with one sync per group
 //! - [`memtable`]: rows that are not in a segment yet
 //! - [`segment`]: immutable files of compressed columns with zone maps, read through mmap
+//! - [`erase`]: deletes, retention, dropped tables: what is gone for readers before files are rewritten
 //! - [`upkeep`]: memtables into segments, small segments into large ones
 //! - [`manifest`]: the only truth about which segments exist; [`recovery`] starts from it
 //! - [`snapshot`], [`scan`]: what a reader sees at one moment, newest write of each field first
+//! - [`memory`]: the one limit on memory, and each holder's share
 //! - [`summary`]: aggregates per step of the clock, beside the segments that merges write
 //! - [`totals`]: how numbers are added up, for whoever sums rows
 //! - [`storage`]: the only door to files; [`clock`]: the only clock
@@ -22,9 +24,11 @@ pub mod clock;
 pub mod config;
 pub mod device_log;
 pub mod engine;
+pub mod erase;
 pub mod error;
 pub mod limits;
 pub mod manifest;
+pub mod memory;
 pub mod memtable;
 pub mod recovery;
 pub mod scan;
@@ -40,7 +44,9 @@ pub mod verify;
 
 pub use config::EngineConfig;
 pub use engine::{Engine, ShardFigures};
+pub use erase::Delete;
 pub use error::{Error, Refusal, RefusalCode, Result};
+pub use manifest::{Erasure, Retention};
 pub use recovery::RecoveryReport;
 pub use scan::Part;
 pub use shard::{Append, AppendSink};

@@ -20,6 +20,11 @@ pub const GROUP_BATCHES_MAX: usize = 1_024;
 /// Sealed memtables of a shard that may wait for the disk before the shard stops taking batches.
 pub const FROZEN_MEMTABLES_MAX: usize = 2;
 
+/// The least memory that a node can be told to live with.
+pub const MEMORY_LIMIT_MIN: u64 = 128 << 20;
+/// Bytes of one shard's memtables, however much memory there is: more would only make flushes and recovery longer.
+pub const MEMTABLE_BYTES_MAX: usize = 384 << 20;
+
 /// Rows of a block written at flush: 32 KiB a decoded column, so that a block stays in the L1/L2 caches.
 pub const HOT_BLOCK_ROWS: usize = 4_096;
 /// Rows of a block written at compaction: larger blocks compress better and are read less often.

@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::config::EngineConfig;
 use crate::device_log::{LogConfig, LogWriter, ReplayReport, replay};
 use crate::engine::{Poke, Shard};
+use crate::erase::Masks;
 use crate::error::{Error, Result};
 use crate::limits::{FROZEN_MEMTABLES_MAX, SHARDS_MAX};
 use crate::manifest::{Edit, Manifest, orphans, read_heads};
@@ -58,6 +59,8 @@ impl RecoveryReport {
 
 /// The parts of a running engine.
 pub(crate) struct Opened {
+    /// The settings, with what could be known only here.
+    pub(crate) config: Arc<EngineConfig>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) manifest: Arc<Mutex<Manifest>>,
     pub(crate) attributes: HashMap<Arc<str>, Arc<Attributes>>,
@@ -85,9 +88,12 @@ pub(crate) fn open(
         report.orphans_removed.push(name);
     }
     let state = manifest.state().clone();
+    // How many shards share the memtables' part of the memory is known only now.
+    let memtable_bytes = config.memtable_bytes.min(config.memory.memtable_bytes(state.shard_count));
+    let config = Arc::new(EngineConfig { memtable_bytes, ..EngineConfig::clone(config) });
     let catalog = Arc::new(Catalog::new(state.tables.clone()));
     let attributes = state.attributes.clone().into_iter().collect();
-    let numbers = Arc::new(FileNumbers::new(state.next_segment_id, state.next_heads_id));
+    let numbers = Arc::new(FileNumbers::new(state.next_segment_id, state.next_heads_id, state.next_erasure()));
     let manifest = Arc::new(Mutex::new(manifest));
     let mut live: Vec<Vec<Arc<LiveSegment>>> = (0..state.shard_count).map(|_| Vec::new()).collect();
     for meta in state.segments.values() {
@@ -105,16 +111,18 @@ pub(crate) fn open(
     let mut shards = Vec::new();
     let mut compactors = Vec::new();
     for (shard, segments) in (0..state.shard_count).zip(live) {
-        let next_seq = segments.iter().map(|s| s.meta.seq_max + 1).max().unwrap_or(1);
+        // Rows to come are younger than every erasure, also when the segments that those were about are gone.
+        let erased = state.erasures.values().filter(|erasure| erasure.shard == shard).map(|erasure| erasure.before_seq);
+        let next_seq = segments.iter().map(|s| s.meta.seq_max + 1).chain(erased).max().unwrap_or(1);
         let heads = match state.heads_files[shard as usize] {
             Some(number) => read_heads(&**storage, shard, number)?.into_iter().collect(),
             None => ProducerHeads::default(),
         };
         let parts = ShardParts {
             storage: Arc::clone(storage),
-            config: Arc::clone(config),
+            config: Arc::clone(&config),
             catalog: Arc::clone(&catalog),
-            view: Arc::new(SharedView::new(segments)),
+            view: Arc::new(SharedView::new(segments, Masks::new(&state, shard), Arc::clone(&config.memory))),
             heads: Arc::new(RwLock::new(heads)),
             stats: Arc::new(ShardStats::default()),
         };
@@ -155,7 +163,7 @@ pub(crate) fn open(
         let handle = ShardHandle::start(shard, core, flusher, Arc::clone(clock), config.queue_batches);
         shards.push(Shard { sender: handle.sender(), handle: Mutex::new(handle), view, heads, stats });
     }
-    Ok(Opened { catalog, manifest, attributes, shards, compactors, report })
+    Ok(Opened { config, catalog, manifest, attributes, shards, compactors, report })
 }
 
 /// What segments cover of a shard's log.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::catalog::Catalog;
+use crate::erase::Masks;
 use crate::error::Result;
 use crate::memtable::{Mark, Memtable};
 use crate::scan::{Part, Source, plan, sort_unique};
@@ -95,6 +96,9 @@ pub struct TableView {
 struct ShardTable {
     segments: Vec<Arc<LiveSegment>>,
     memtables: Vec<(Arc<Memtable>, Mark)>,
+    masks: Arc<Masks>,
+    /// First time that the table still has.
+    cut_off: i64,
 }
 
 impl ShardTable {
@@ -106,6 +110,8 @@ impl ShardTable {
                 .map(|m| (Arc::clone(m), m.mark(table)))
                 .filter(|(_, mark)| *mark != Mark::default())
                 .collect(),
+            masks: Arc::clone(&view.masks),
+            cut_off: view.masks.cut_off(table),
         }
     }
 }
@@ -134,7 +140,10 @@ impl TableView {
             for live in &shard.segments {
                 for entry in live.segment.devices() {
                     let entry = entry?;
-                    visit(Arc::from(entry.id()), entry.blocks()?.received());
+                    let blocks = entry.blocks()?;
+                    if shard.masks.leaves_rows(&live.meta, entry.id(), &blocks)? {
+                        visit(Arc::from(entry.id()), blocks.received());
+                    }
                 }
             }
             for (memtable, mark) in &shard.memtables {
@@ -154,13 +163,14 @@ impl TableView {
     pub fn scan(&self, device: &str, start_ns: i64, end_ns: i64, fields: &[usize]) -> Result<Vec<Part>> {
         let defs: Arc<[FieldDef]> = fields.iter().map(|&field| self.schema.fields[field].clone()).collect();
         let shard = &self.shards[shard_of(device, self.shards.len() as u32) as usize];
+        let start_ns = start_ns.max(shard.cut_off);
         let mut sources = Vec::new();
         for live in &shard.segments {
             if live.meta.time_max >= start_ns
                 && (live.meta.time_min < end_ns || end_ns == i64::MAX)
                 && let Some(blocks) = live.segment.find(device)?
             {
-                sources.push(Source::Blocks(blocks));
+                sources.push(shard.masks.source(&live.meta, device, blocks));
             }
         }
         for (memtable, mark) in &shard.memtables {

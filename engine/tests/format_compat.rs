@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use tidewell_engine::Head;
 use tidewell_engine::device_log::{LogConfig, LogWriter, RecordHead, replay};
-use tidewell_engine::manifest::{Edit, Manifest, ManifestState, SegmentMeta, read_heads, write_heads};
+use tidewell_engine::manifest::{
+    Edit, Erasure, Manifest, ManifestState, Retention, SegmentMeta, read_heads, write_heads,
+};
 use tidewell_engine::storage::{Memory, Storage};
 use tidewell_engine::{FieldType, LogPosition, ProducerId, SeqNo};
 
@@ -96,6 +98,7 @@ fn edits() -> Vec<Vec<Edit>> {
                 bytes: 4321,
                 time_min: -1,
                 time_max: 1_700_000_000_000_000_000,
+                clean: 0,
             }),
             Edit::LogReleased { shard: 1, position: LogPosition { generation: 5, offset: 8192 } },
             Edit::ProducerHeads { shard: 1, number: 7 },
@@ -105,22 +108,81 @@ fn edits() -> Vec<Vec<Edit>> {
     ]
 }
 
-#[test]
-fn manifest_version_1_is_read_and_written() {
+/// The edits that version 2 brought.
+fn edits_of_version_2() -> Vec<Vec<Edit>> {
+    let erasure = |number, table: Option<&str>, end_ns| {
+        Edit::ErasureAdded(Erasure {
+            number,
+            shard: 1,
+            table: table.map(Into::into),
+            device: "pump-1".into(),
+            start_ns: -7,
+            end_ns,
+            before_seq: 12,
+            created_ns: 1_700_000_000_000_000_001,
+        })
+    };
+    let retention = Retention { raw_ns: Some(30), minute_ns: None, hour_ns: Some(5_000), day_ns: None };
+    vec![
+        vec![erasure(5, Some("power"), 99), erasure(6, None, i64::MAX)],
+        vec![
+            Edit::RetentionSet { table: "power".into(), retention },
+            Edit::CutOff { table: "power".into(), raw_before_ns: 86_400_000_000_000 },
+        ],
+        vec![
+            Edit::ErasureRemoved { number: 6 },
+            Edit::Field { table: "gone".into(), field: "x".into(), field_type: FieldType::F64 },
+        ],
+        vec![
+            Edit::TableRenamed { from: "power".into(), to: "energy".into() },
+            Edit::TableDropped { table: "gone".into() },
+        ],
+    ]
+}
+
+fn written_manifest(groups: &[Vec<Edit>]) -> (Vec<u8>, ManifestState) {
     let memory = Memory::new();
     let (mut manifest, _) = Manifest::open(Arc::new(memory.clone())).unwrap();
     let mut state = ManifestState::default();
-    for group in edits() {
-        manifest.append(&group).unwrap();
+    for group in groups {
+        manifest.append(group).unwrap();
         group.iter().for_each(|edit| state.apply(edit).unwrap());
     }
-    let written = memory.read(MANIFEST).unwrap();
-    let bytes = fixture("manifest-v1.manifest", &written);
+    (memory.read(MANIFEST).unwrap(), state)
+}
+
+#[test]
+fn manifest_version_1_is_read_and_the_next_edit_makes_it_version_2() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/manifest-v1.manifest");
+    let bytes = std::fs::read(path).unwrap();
+    let (_, mut state) = written_manifest(&edits());
+    let memory = holding(MANIFEST, &bytes);
+    let (found, report) = Manifest::inspect(&memory).unwrap();
+    assert_eq!(found, state);
+    assert_eq!((report.records, report.cut), (5, None));
+
+    // A program of version 1 must not read on to edits that it does not know.
+    let (mut manifest, _) = Manifest::open(Arc::new(memory.clone())).unwrap();
+    for edits in edits_of_version_2() {
+        manifest.append(&edits).unwrap();
+        edits.iter().for_each(|edit| state.apply(edit).unwrap());
+    }
+    let bytes = memory.read("manifest/0000000000000002.manifest").unwrap();
+    assert_eq!((bytes[8], memory.list("manifest").unwrap().len()), (2, 1));
+    assert_eq!(Manifest::inspect(&memory).unwrap().0, state);
+}
+
+#[test]
+fn manifest_version_2_is_read_and_written() {
+    let mut groups = edits();
+    groups.extend(edits_of_version_2());
+    let (written, state) = written_manifest(&groups);
+    let bytes = fixture("manifest-v2.manifest", &written);
     assert!(bytes == written, "today's manifest differs from the fixture: a new format needs a new version");
 
     let (found, report) = Manifest::inspect(&holding(MANIFEST, &bytes)).unwrap();
     assert_eq!(found, state);
-    assert_eq!((report.records, report.cut), (5, None));
+    assert_eq!((report.records, report.cut), (9, None));
 }
 
 #[test]

@@ -68,8 +68,8 @@ fn the_example_file_shows_every_key_with_its_default() {
     let example = load(&ServeArgs { config: Some(path), ..ServeArgs::default() }, &quiet(), []).unwrap();
     let defaults = Config::default();
     assert_eq!(
-        (example.engine, example.ingest, example.query, example.log),
-        (defaults.engine, defaults.ingest, defaults.query, defaults.log)
+        (example.memory_limit, example.engine, example.ingest, example.query, example.log),
+        (defaults.memory_limit, defaults.engine, defaults.ingest, defaults.query, defaults.log)
     );
 }
 
@@ -98,6 +98,19 @@ fn a_bad_value_names_its_flag_or_variable() {
     let args = ServeArgs { set: vec!["engine.memtable=1KiB".into()], ..ServeArgs::default() };
     let text = message(load(&args, &quiet(), []));
     assert!(text.contains("engine.memtable") && text.contains("1MiB"), "{text}");
+}
+
+#[test]
+fn the_memory_limit_is_a_flag_a_variable_and_a_key() {
+    let config = load(&ServeArgs::default(), &quiet(), variables(&[("TIDEWELL_MEMORY_LIMIT", "1GiB")])).unwrap();
+    assert_eq!(config.memory_bytes(), 1 << 30);
+    let args = ServeArgs { memory_limit: Some("256MiB".into()), ..ServeArgs::default() };
+    let config = load(&args, &quiet(), variables(&[("TIDEWELL_MEMORY_LIMIT", "1GiB")])).unwrap();
+    assert_eq!(config.memory_bytes(), 256 << 20);
+    assert!(load(&ServeArgs::default(), &quiet(), []).unwrap().memory_bytes() >= MEMORY_LIMIT_MIN);
+    let args = ServeArgs { memory_limit: Some("1MiB".into()), ..ServeArgs::default() };
+    let text = message(load(&args, &quiet(), []));
+    assert!(text.contains("memory_limit") && text.contains("128MiB"), "{text}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use serde_json::json;
+use tidewell_engine::memory::{Class, ClassFigures, MemoryBudget};
 use tidewell_engine::{Engine, ShardFigures};
 use tidewell_ingest::server;
 
@@ -27,6 +28,7 @@ pub(super) struct State {
 /// What exists once the node is ready.
 pub(super) struct Parts {
     pub engine: Arc<Engine>,
+    pub memory: Arc<MemoryBudget>,
     pub ingest: Arc<server::Metrics>,
     pub ingest_addr: SocketAddr,
     pub query_addr: SocketAddr,
@@ -82,6 +84,7 @@ impl Facts for State {
             },
         ];
         let Some(parts) = self.parts.get() else { return samples };
+        samples.extend(memory_samples(&parts.memory));
         samples.extend(shard_samples(&parts.engine));
         samples.extend(ingest_samples(&parts.ingest));
         samples
@@ -122,6 +125,7 @@ impl Facts for State {
         line("Rows since start", thousands(all.rows));
         line("Rows in segments", thousands(all.segment_rows));
         line("Segments", format!("{}, {}", thousands(all.segments), human_bytes(all.segment_bytes)));
+        line("Memory limit", human_bytes(parts.memory.limit()));
         line("Memtables", human_bytes(all.memtable_bytes));
         line("Connections", thousands(parts.ingest.connections.value()));
         lines
@@ -156,6 +160,32 @@ fn total(shards: &[ShardFigures]) -> ShardFigures {
         all.segment_rows += shard.segment_rows;
     }
     all
+}
+
+fn memory_samples(memory: &MemoryBudget) -> Vec<Sample> {
+    type Read = fn(&ClassFigures) -> Value;
+    const FAMILIES: [(&str, &str, Read); 4] = [
+        ("memory_share_bytes", "Memory that a class may hold", |f| Value::Gauge(f.share as f64)),
+        ("memory_used_bytes", "Memory that a class holds", |f| Value::Gauge(f.used as f64)),
+        ("memory_peak_bytes", "The most memory that a class has held", |f| Value::Gauge(f.peak as f64)),
+        ("memory_refusals", "Requests for memory that did not fit", |f| Value::Counter(f.refused)),
+    ];
+    let limit = Value::Gauge(memory.limit() as f64);
+    let mut samples = vec![Sample {
+        name: "memory_limit_bytes",
+        help: "The setting memory_limit, or what it stands for",
+        labels: Vec::new(),
+        value: limit,
+    }];
+    for (name, help, read) in FAMILIES {
+        samples.extend(Class::ALL.map(|class| Sample {
+            name,
+            help,
+            labels: vec![("class", class.name().to_owned())],
+            value: read(&memory.figures(class)),
+        }));
+    }
+    samples
 }
 
 fn shard_samples(engine: &Engine) -> Vec<Sample> {

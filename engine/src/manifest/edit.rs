@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::bytes::{Reader, put_text};
+use super::erasure::{Erasure, Retention};
 use super::state::SegmentMeta;
 use crate::types::{FieldType, LogPosition};
 
 /// Version that is written; every lower one is read.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// Bytes of the file header; the first record follows.
 pub const FILE_HEADER_BYTES: usize = 32;
 /// Bytes of a record before its edits.
@@ -72,6 +74,39 @@ pub enum Edit {
         /// For the next heads file.
         heads: u64,
     },
+    /// Rows are deleted.
+    ErasureAdded(Erasure),
+    /// No file has a row of this erasure any more.
+    ErasureRemoved {
+        /// Its number.
+        number: u64,
+    },
+    /// For how long a table's rows are kept; what is for ever throughout is no policy.
+    RetentionSet {
+        /// The table.
+        table: Arc<str>,
+        /// From now on.
+        retention: Retention,
+    },
+    /// Rows of a table before a time are gone.
+    CutOff {
+        /// The table.
+        table: Arc<str>,
+        /// The first time that is kept; `i64::MIN` when nothing is cut off.
+        raw_before_ns: i64,
+    },
+    /// A table is gone, with its segments, its policy and its erasures.
+    TableDropped {
+        /// The table.
+        table: Arc<str>,
+    },
+    /// A table has another name.
+    TableRenamed {
+        /// What it was called.
+        from: Arc<str>,
+        /// What it is called, which no table was.
+        to: Arc<str>,
+    },
 }
 
 /// Why bytes are not a file header.
@@ -94,11 +129,11 @@ pub fn encode_file_header(number: u64) -> [u8; FILE_HEADER_BYTES] {
     bytes
 }
 
-/// Checks a file header.
+/// Checks a file header, and gives the version of the file.
 ///
 /// # Errors
 /// When the bytes are not the header of file `number`, or one of a newer version.
-pub fn check_file_header(bytes: &[u8], number: u64) -> Result<(), HeaderFault> {
+pub fn check_file_header(bytes: &[u8], number: u64) -> Result<u32, HeaderFault> {
     let damaged = |expected, found: String| Err(HeaderFault::Damaged(expected, found));
     let Some(bytes) = bytes.first_chunk::<FILE_HEADER_BYTES>() else {
         return damaged("a file header of 32 bytes", format!("{} bytes", bytes.len()));
@@ -122,7 +157,7 @@ pub fn check_file_header(bytes: &[u8], number: u64) -> Result<(), HeaderFault> {
     if found != number {
         return damaged("the header of this file", format!("the header of file {found:016x}"));
     }
-    Ok(())
+    Ok(version)
 }
 
 /// Adds a record of `edits` to `out`, whose first byte is at `offset` of manifest file `number`.
@@ -190,7 +225,7 @@ impl Edit {
                 out.push(*field_type as u8);
             }
             Self::SegmentAdded(meta) => {
-                out.push(3);
+                out.push(9);
                 out.extend_from_slice(&meta.id.to_le_bytes());
                 out.extend_from_slice(&meta.shard.to_le_bytes());
                 put_text(out, &meta.table);
@@ -200,6 +235,7 @@ impl Edit {
                 }
                 out.extend_from_slice(&meta.time_min.to_le_bytes());
                 out.extend_from_slice(&meta.time_max.to_le_bytes());
+                out.extend_from_slice(&meta.clean.to_le_bytes());
             }
             Self::SegmentRemoved { id } => {
                 out.push(4);
@@ -230,6 +266,42 @@ impl Edit {
                 out.extend_from_slice(&segment.to_le_bytes());
                 out.extend_from_slice(&heads.to_le_bytes());
             }
+            Self::ErasureAdded(erasure) => {
+                out.push(10);
+                out.extend_from_slice(&erasure.number.to_le_bytes());
+                out.extend_from_slice(&erasure.shard.to_le_bytes());
+                put_text(out, erasure.table.as_deref().unwrap_or_default());
+                put_text(out, &erasure.device);
+                out.extend_from_slice(&erasure.start_ns.to_le_bytes());
+                out.extend_from_slice(&erasure.end_ns.to_le_bytes());
+                out.extend_from_slice(&erasure.before_seq.to_le_bytes());
+                out.extend_from_slice(&erasure.created_ns.to_le_bytes());
+            }
+            Self::ErasureRemoved { number } => {
+                out.push(11);
+                out.extend_from_slice(&number.to_le_bytes());
+            }
+            Self::RetentionSet { table, retention } => {
+                out.push(12);
+                put_text(out, table);
+                for kept in retention.parts() {
+                    out.extend_from_slice(&kept.unwrap_or(0).to_le_bytes());
+                }
+            }
+            Self::CutOff { table, raw_before_ns } => {
+                out.push(13);
+                put_text(out, table);
+                out.extend_from_slice(&raw_before_ns.to_le_bytes());
+            }
+            Self::TableDropped { table } => {
+                out.push(14);
+                put_text(out, table);
+            }
+            Self::TableRenamed { from, to } => {
+                out.push(15);
+                put_text(out, from);
+                put_text(out, to);
+            }
         }
     }
 
@@ -238,13 +310,20 @@ impl Edit {
         let edit = match kind {
             1 => Self::created(reader),
             2 => Self::field(reader),
-            3 => Self::segment_added(reader),
+            3 => Self::segment_added(reader, false),
             4 => reader.u64().map(|id| Self::SegmentRemoved { id }),
             5 => Self::log_released(reader),
             6 => Self::producer_heads(reader),
             7 => Self::attributes(reader),
             8 => Self::next_ids(reader),
-            other => return Err(("an edit of kind 1 to 8", format!("kind {other}"))),
+            9 => Self::segment_added(reader, true),
+            10 => Self::erasure_added(reader),
+            11 => reader.u64().map(|number| Self::ErasureRemoved { number }),
+            12 => Self::retention_set(reader),
+            13 => Self::cut_off(reader),
+            14 => reader.text().map(|table| Self::TableDropped { table: table.into() }),
+            15 => Self::table_renamed(reader),
+            other => return Err(("an edit of kind 1 to 15", format!("kind {other}"))),
         };
         edit.ok_or_else(|| ("a whole edit", format!("an edit of kind {kind} that is cut or not valid")))
     }
@@ -258,7 +337,8 @@ impl Edit {
         Some(Self::Field { table, field, field_type: FieldType::from_byte(reader.u8()?)? })
     }
 
-    fn segment_added(reader: &mut Reader<'_>) -> Option<Self> {
+    /// Segments of version 1 were written before there were erasures.
+    fn segment_added(reader: &mut Reader<'_>, with_clean: bool) -> Option<Self> {
         Some(Self::SegmentAdded(SegmentMeta {
             id: reader.u64()?,
             shard: reader.u32()?,
@@ -270,6 +350,7 @@ impl Edit {
             bytes: reader.u64()?,
             time_min: reader.i64()?,
             time_max: reader.i64()?,
+            clean: if with_clean { reader.u64()? } else { 0 },
         }))
     }
 
@@ -296,45 +377,31 @@ impl Edit {
     fn next_ids(reader: &mut Reader<'_>) -> Option<Self> {
         Some(Self::NextIds { segment: reader.u64()?, heads: reader.u64()? })
     }
-}
-
-fn put_text(out: &mut Vec<u8>, text: &str) {
-    out.extend_from_slice(&(text.len() as u32).to_le_bytes());
-    out.extend_from_slice(text.as_bytes());
-}
-
-/// Takes values from the front of bytes; `None` when they run out.
-struct Reader<'a> {
-    bytes: &'a [u8],
-}
-
-impl<'a> Reader<'a> {
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (first, rest) = self.bytes.split_first_chunk()?;
-        self.bytes = rest;
-        Some(*first)
+    fn erasure_added(reader: &mut Reader<'_>) -> Option<Self> {
+        Some(Self::ErasureAdded(Erasure {
+            number: reader.u64()?,
+            shard: reader.u32()?,
+            table: Some(reader.text()?).filter(|table| !table.is_empty()).map(Into::into),
+            device: reader.text()?.into(),
+            start_ns: reader.i64()?,
+            end_ns: reader.i64()?,
+            before_seq: reader.u64()?,
+            created_ns: reader.i64()?,
+        }))
     }
 
-    fn u8(&mut self) -> Option<u8> {
-        self.array::<1>().map(|[byte]| byte)
+    fn retention_set(reader: &mut Reader<'_>) -> Option<Self> {
+        let table = reader.text()?.into();
+        let mut kept = || Some(Some(reader.u64()?).filter(|ns| *ns > 0));
+        let retention = Retention { raw_ns: kept()?, minute_ns: kept()?, hour_ns: kept()?, day_ns: kept()? };
+        Some(Self::RetentionSet { table, retention })
     }
 
-    fn u32(&mut self) -> Option<u32> {
-        self.array().map(u32::from_le_bytes)
+    fn cut_off(reader: &mut Reader<'_>) -> Option<Self> {
+        Some(Self::CutOff { table: reader.text()?.into(), raw_before_ns: reader.i64()? })
     }
 
-    fn u64(&mut self) -> Option<u64> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    fn i64(&mut self) -> Option<i64> {
-        self.array().map(i64::from_le_bytes)
-    }
-
-    fn text(&mut self) -> Option<&'a str> {
-        let len = self.u32()? as usize;
-        let (text, rest) = self.bytes.split_at_checked(len)?;
-        self.bytes = rest;
-        std::str::from_utf8(text).ok()
+    fn table_renamed(reader: &mut Reader<'_>) -> Option<Self> {
+        Some(Self::TableRenamed { from: reader.text()?.into(), to: reader.text()?.into() })
     }
 }

@@ -1,11 +1,14 @@
 //! Owns the only truth about what the data directory holds: an append-only file of edits; does not act on them.
 //!
-//! - `edit`: the bytes (`docs/format/manifest.md`)
+//! - `edit`, `bytes`: the bytes (`docs/format/manifest.md`)
+//! - `erasure`: what they say about rows that are gone
 //! - `state`: what the edits add up to
 //! - `heads`: files of what each producer had reached
 //! - `orphans`: files that the state does not name
 
+mod bytes;
 mod edit;
+mod erasure;
 mod heads;
 mod orphans;
 mod state;
@@ -16,6 +19,7 @@ use std::sync::Arc;
 
 pub use edit::{Edit, FORMAT_VERSION};
 use edit::{FILE_HEADER_BYTES, HeaderFault, RECORD_ALIGN, RECORD_HEADER_BYTES};
+pub use erasure::{Erasure, Retention};
 pub use heads::{heads_name, read_heads, write_heads};
 pub use orphans::orphans;
 pub use state::{ManifestState, SegmentMeta};
@@ -39,6 +43,8 @@ pub struct Manifest {
     /// Bytes of the file when it was written anew.
     base: u64,
     state: ManifestState,
+    /// The file is of an older version: the next edits go into a new one, whose version tells older programs to keep off.
+    outdated: bool,
     poison: Option<String>,
     recovered: ManifestReport,
 }
@@ -69,6 +75,7 @@ impl Manifest {
             end: 0,
             base: 0,
             state: ManifestState::default(),
+            outdated: false,
             poison: None,
             recovered: ManifestReport::default(),
         };
@@ -93,6 +100,7 @@ impl Manifest {
         }
         manifest.file = Some(file);
         (manifest.end, manifest.base) = (read.end, read.base);
+        manifest.outdated = read.version < FORMAT_VERSION;
         manifest.recovered = read.report;
         manifest.state = read.state;
         let state = manifest.state.clone();
@@ -131,7 +139,7 @@ impl Manifest {
             trial.apply(edit).map_err(Error::Invalid)?;
         }
         let grown = self.end >= REWRITE_BYTES_MIN.max(self.base.saturating_mul(REWRITE_GROWTH));
-        if self.file.is_some() && !grown {
+        if self.file.is_some() && !grown && !self.outdated {
             self.append_record(edits)?;
             apply_all(&mut self.state, edits);
         } else {
@@ -207,6 +215,7 @@ impl Manifest {
             }
         }
         self.number = number;
+        self.outdated = false;
         self.end = bytes.len() as u64;
         self.base = self.end;
         Ok(())
@@ -230,6 +239,7 @@ fn apply_all(state: &mut ManifestState, edits: &[Edit]) {
 
 struct Read {
     state: ManifestState,
+    version: u32,
     report: ManifestReport,
     /// Where the last whole record ends.
     end: u64,
@@ -238,8 +248,8 @@ struct Read {
 }
 
 fn read(name: &str, number: u64, bytes: &[u8]) -> Result<Read> {
-    match edit::check_file_header(bytes, number) {
-        Ok(()) => {}
+    let version = match edit::check_file_header(bytes, number) {
+        Ok(version) => version,
         Err(HeaderFault::Damaged(expected, found)) => return Err(Error::corruption(name, 0, expected, found)),
         Err(HeaderFault::Newer(found)) => {
             return Err(Error::NewerFormat {
@@ -249,7 +259,7 @@ fn read(name: &str, number: u64, bytes: &[u8]) -> Result<Read> {
                 supported: FORMAT_VERSION,
             });
         }
-    }
+    };
     let mut state = ManifestState::default();
     let mut report = ManifestReport { path: name.to_owned(), ..ManifestReport::default() };
     let (mut at, mut base) = (FILE_HEADER_BYTES, 0);
@@ -280,7 +290,7 @@ fn read(name: &str, number: u64, bytes: &[u8]) -> Result<Read> {
     if base == 0 {
         return Err(Error::corruption(name, at as u64, "a first record", "the end of the file"));
     }
-    Ok(Read { state, report, end: at as u64, base })
+    Ok(Read { state, version, report, end: at as u64, base })
 }
 
 /// The edits of the record at `at`; `None` when there is no whole one.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::edit::Edit;
+use super::erasure::{Erasure, Retention};
 use crate::types::{FieldDef, LogPosition, TableSchema};
 
 /// What the manifest knows about a segment.
@@ -29,6 +30,8 @@ pub struct SegmentMeta {
     pub time_min: i64,
     /// Time of the last row.
     pub time_max: i64,
+    /// Highest number of an erasure that was carried out when it was written: it has no row of it or of any lower one.
+    pub clean: u64,
 }
 
 /// What the data directory holds.
@@ -48,6 +51,12 @@ pub struct ManifestState {
     pub heads_files: Vec<Option<u64>>,
     /// Attributes of devices that have some.
     pub attributes: BTreeMap<Arc<str>, Arc<BTreeMap<String, String>>>,
+    /// Deletes that files still have rows of, by number.
+    pub erasures: BTreeMap<u64, Erasure>,
+    /// How long tables keep their rows, where it is not for ever.
+    pub retention: BTreeMap<Arc<str>, Retention>,
+    /// First time that a table still has, where something was cut off.
+    pub cut_offs: BTreeMap<Arc<str>, i64>,
     /// A number that no segment has had.
     pub next_segment_id: u64,
     /// A number that no heads file has had.
@@ -129,8 +138,73 @@ impl ManifestState {
                 self.next_segment_id = self.next_segment_id.max(*segment);
                 self.next_heads_id = self.next_heads_id.max(*heads);
             }
+            Edit::ErasureAdded(erasure) => {
+                self.check_shard(erasure.shard)?;
+                if self.erasures.contains_key(&erasure.number) {
+                    return Err(format!("erasure {} added twice", erasure.number));
+                }
+                self.erasures.insert(erasure.number, erasure.clone());
+            }
+            Edit::ErasureRemoved { number } => {
+                if self.erasures.remove(number).is_none() {
+                    return Err(format!("erasure {number} removed, not being there"));
+                }
+            }
+            Edit::RetentionSet { table, retention } => {
+                if retention.is_for_ever() {
+                    self.retention.remove(table);
+                } else {
+                    self.retention.insert(table.clone(), *retention);
+                }
+            }
+            Edit::CutOff { table, raw_before_ns } => {
+                if *raw_before_ns == i64::MIN {
+                    self.cut_offs.remove(table);
+                } else {
+                    self.cut_offs.insert(table.clone(), *raw_before_ns);
+                }
+            }
+            Edit::TableDropped { table } => self.drop_table(table)?,
+            Edit::TableRenamed { from, to } => self.rename_table(from, to)?,
         }
         Ok(())
+    }
+
+    fn drop_table(&mut self, table: &str) -> Result<(), String> {
+        let at = self.tables.iter().position(|known| &*known.name == table);
+        self.tables.remove(at.ok_or_else(|| format!("table {table} dropped, not being there"))?);
+        self.segments.retain(|_, meta| &*meta.table != table);
+        self.erasures.retain(|_, erasure| erasure.table.as_deref() != Some(table));
+        self.retention.remove(table);
+        self.cut_offs.remove(table);
+        Ok(())
+    }
+
+    fn rename_table(&mut self, from: &str, to: &Arc<str>) -> Result<(), String> {
+        if self.table(to).is_some() {
+            return Err(format!("table {from} renamed to {to}, which is there"));
+        }
+        let table = self.tables.iter_mut().find(|known| &*known.name == from);
+        table.ok_or_else(|| format!("table {from} renamed, not being there"))?.name = to.clone();
+        for meta in self.segments.values_mut().filter(|meta| &*meta.table == from) {
+            meta.table = to.clone();
+        }
+        for erasure in self.erasures.values_mut().filter(|erasure| erasure.table.as_deref() == Some(from)) {
+            erasure.table = Some(to.clone());
+        }
+        if let Some(retention) = self.retention.remove(from) {
+            self.retention.insert(to.clone(), retention);
+        }
+        if let Some(cut_off) = self.cut_offs.remove(from) {
+            self.cut_offs.insert(to.clone(), cut_off);
+        }
+        Ok(())
+    }
+
+    /// A number above those of all erasures that are there or that a segment says to be clean of.
+    pub fn next_erasure(&self) -> u64 {
+        let clean = self.segments.values().map(|meta| meta.clean).max().unwrap_or(0);
+        self.erasures.keys().next_back().copied().unwrap_or(0).max(clean) + 1
     }
 
     /// Edits that make this state out of an empty one.
@@ -154,6 +228,15 @@ impl ManifestState {
             self.attributes
                 .iter()
                 .map(|(device, pairs)| Edit::Attributes { device: device.clone(), pairs: pairs.clone() }),
+        );
+        edits.extend(self.erasures.values().cloned().map(Edit::ErasureAdded));
+        edits.extend(
+            self.retention
+                .iter()
+                .map(|(table, retention)| Edit::RetentionSet { table: table.clone(), retention: *retention }),
+        );
+        edits.extend(
+            self.cut_offs.iter().map(|(table, time)| Edit::CutOff { table: table.clone(), raw_before_ns: *time }),
         );
         edits.push(Edit::NextIds { segment: self.next_segment_id, heads: self.next_heads_id });
         edits

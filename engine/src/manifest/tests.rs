@@ -26,6 +26,7 @@ fn segment(id: u64) -> Edit {
         bytes: 12_345,
         time_min: -5,
         time_max: i64::MAX,
+        clean: id / 2,
     })
 }
 
@@ -52,7 +53,39 @@ fn groups() -> Vec<Vec<Edit>> {
         vec![Edit::SegmentRemoved { id: 5 }, segment(9), field("flow", "name", FieldType::Utf8)],
         vec![attributes("gone", &[]), Edit::NextIds { segment: 40, heads: 1 }],
         vec![released(0, 5, 4096), field("power", "count", FieldType::I64)],
+        vec![
+            erasure(3, Some("power")),
+            erasure(4, None),
+            erasure(7, Some("flow")),
+            retention("power", 30),
+            cut_off("power", 5),
+        ],
+        vec![Edit::ErasureRemoved { number: 4 }, retention("flow", 1), retention("flow", 0), cut_off("flow", 9)],
+        vec![Edit::TableRenamed { from: "power".into(), to: "energy".into() }, field("power", "volts", FieldType::I64)],
+        vec![Edit::TableDropped { table: "flow".into() }, erasure(9, Some("energy"))],
     ]
+}
+
+fn erasure(number: u64, table: Option<&str>) -> Edit {
+    Edit::ErasureAdded(Erasure {
+        number,
+        shard: (number % 2) as u32,
+        table: table.map(Into::into),
+        device: format!("pump/{number}").into(),
+        start_ns: i64::MIN,
+        end_ns: number as i64,
+        before_seq: number + 5,
+        created_ns: 1_700_000_000_000_000_000,
+    })
+}
+
+fn retention(table: &str, days: u64) -> Edit {
+    let ns = Some(days * 86_400_000_000_000).filter(|ns| *ns > 0);
+    Edit::RetentionSet { table: table.into(), retention: Retention { raw_ns: ns, day_ns: ns, ..Retention::default() } }
+}
+
+fn cut_off(table: &str, raw_before_ns: i64) -> Edit {
+    Edit::CutOff { table: table.into(), raw_before_ns }
 }
 
 fn open(storage: &(impl Storage + Clone)) -> Result<Manifest> {
@@ -91,7 +124,13 @@ fn edits_add_up_to_the_same_state_after_reopening() {
     assert_eq!(Manifest::inspect(&memory).unwrap().1.records, groups().len() as u64);
     // Ids are never used again, not even those of removed segments.
     assert_eq!((state.next_segment_id, state.next_heads_id), (40, 3));
-    assert_eq!(state.table("power").unwrap().fields.len(), 3);
+    assert_eq!(state.table("energy").unwrap().fields.len(), 3);
+    assert_eq!(state.table("power").unwrap().fields.len(), 1);
+    assert!(state.table("flow").is_none() && !state.cut_offs.contains_key("flow"));
+    assert!(state.segments.values().all(|meta| &*meta.table == "energy"));
+    assert_eq!(state.erasures.keys().copied().collect::<Vec<_>>(), [3, 9]);
+    assert_eq!((state.retention["energy"].raw_ns, state.cut_offs["energy"]), (Some(30 * 86_400_000_000_000), 5));
+    assert_eq!(state.next_erasure(), 10);
     assert_eq!(state.attributes.len(), 1);
     // A snapshot makes the same state.
     assert_eq!(model(&[state.snapshot()]), state);
@@ -117,10 +156,15 @@ fn contradicting_edits_are_refused_and_nothing_changes() {
         created(),
         segment(6),
         Edit::SegmentRemoved { id: 5 },
-        field("power", "on", FieldType::F64),
+        field("energy", "on", FieldType::F64),
         released(0, 4, 8192),
         released(2, 9, 9),
         Edit::ProducerHeads { shard: 2, number: 3 },
+        erasure(3, None),
+        Edit::ErasureRemoved { number: 4 },
+        Edit::TableDropped { table: "flow".into() },
+        Edit::TableRenamed { from: "flow".into(), to: "more".into() },
+        Edit::TableRenamed { from: "energy".into(), to: "power".into() },
     ] {
         let error = manifest.append(&[field("x", "y", FieldType::F64), edit]).unwrap_err();
         assert!(matches!(error, Error::Invalid(_)), "{error}");
@@ -294,12 +338,12 @@ fn newer_version_and_a_file_under_another_name_are_refused() {
     let memory = Memory::new();
     write(&memory, &groups());
     memory.damage(FIRST, |bytes| {
-        bytes[8] = 2;
+        bytes[8] = FORMAT_VERSION as u8 + 1;
         let crc = crc32c::crc32c(&bytes[..28]);
         bytes[28..32].copy_from_slice(&crc.to_le_bytes());
     });
     let error = open(&memory).err().unwrap();
-    assert!(matches!(error, Error::NewerFormat { format: "manifest", found: 2, supported: 1, .. }), "{error}");
+    assert!(matches!(error, Error::NewerFormat { format: "manifest", found: 3, supported: 2, .. }), "{error}");
     let memory = Memory::new();
     write(&memory, &groups());
     memory.rename(FIRST, "manifest/0000000000000002.manifest").unwrap();

@@ -11,9 +11,10 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tidewell_codec::{Batch, Column};
 
+use crate::memory::{Class, Held, MemoryBudget};
 use crate::types::{Rows, TableSchema};
 
 /// Devices that a seal gathers together. More would share more work, and would not fit into the second-level cache.
@@ -25,6 +26,8 @@ pub struct Memtable {
     tables: RwLock<HashMap<Arc<str>, TableRows>>,
     bytes: AtomicUsize,
     rows: AtomicUsize,
+    /// What it counts for in the node's memory, until its last reader leaves.
+    held: Option<Mutex<Held>>,
 }
 
 /// One table's rows.
@@ -71,6 +74,20 @@ pub struct MemtableDevice {
 }
 
 impl Memtable {
+    /// An empty memtable whose bytes are counted in `memory`.
+    pub fn counted(memory: &Arc<MemoryBudget>) -> Self {
+        // Nothing always fits.
+        let held = memory.hold(Class::Memtable, 0).ok().map(Mutex::new);
+        Self { held, ..Self::default() }
+    }
+
+    /// Its rows are in segments: what is left of it, readers hold.
+    pub fn retire(&self) {
+        if let Some(held) = &self.held {
+            held.lock().move_to(Class::Query);
+        }
+    }
+
     /// Decoded bytes that the rows and their index take.
     pub fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
@@ -101,6 +118,9 @@ impl Memtable {
             }
         }
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(held) = &self.held {
+            held.lock().grow(bytes as u64);
+        }
         self.rows.fetch_add(rows, Ordering::Relaxed);
     }
 

@@ -2,8 +2,10 @@
 //!
 //! - [`mod@merge`]: rows in memory, the one place where "later non-null wins" is decided
 //! - [`mod@plan`]: which blocks and rows must be merged, and which can be handed on undecoded
+//! - [`mod@mask`]: times at which rows of a source are gone
 //! - [`mod@part`]: one piece of an answer, decoded when it is loaded
 
+pub mod mask;
 pub mod merge;
 pub mod part;
 pub mod plan;
@@ -11,6 +13,7 @@ pub mod plan;
 #[cfg(test)]
 mod tests;
 
+pub use mask::Mask;
 pub use merge::{merge, sort_unique};
 pub use part::Part;
 pub use plan::{Source, plan};

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
+use super::mask::Mask;
 use super::part::{Data, Part, Piece};
 use crate::segment::DeviceBlocks;
 use crate::types::{FieldDef, Rows};
@@ -18,8 +19,19 @@ const MEMORY_ROWS: usize = 16_384;
 pub enum Source {
     /// The device's blocks in one segment.
     Blocks(DeviceBlocks),
+    /// The same, without the rows at some times.
+    Masked(DeviceBlocks, Mask),
     /// Rows in memory, times strictly rising, one column for each field of the scan, in its order.
     Rows(Arc<Rows>),
+}
+
+impl Source {
+    fn blocks(&self) -> Option<&DeviceBlocks> {
+        match self {
+            Self::Blocks(blocks) | Self::Masked(blocks, _) => Some(blocks),
+            Self::Rows(_) => None,
+        }
+    }
 }
 
 /// Piece of one source, not divided further; enclosed by times `first..=last`.
@@ -31,7 +43,7 @@ struct Unit {
     rows: usize,
     /// The block of a segment, or the first row of a run in memory.
     at: usize,
-    /// A block that no edge of the range or of another unit cuts.
+    /// A block that no edge of the range, of a mask or of another unit cuts.
     whole: bool,
 }
 
@@ -54,13 +66,8 @@ pub fn plan(sources: Vec<Source>, fields: &Arc<[FieldDef]>, start_ns: i64, end_n
         sort(&mut units);
     }
 
-    let maps: Vec<Option<Arc<[Option<usize>]>>> = sources
-        .iter()
-        .map(|source| match source {
-            Source::Blocks(blocks) => Some(field_map(blocks, fields)),
-            Source::Rows(_) => None,
-        })
-        .collect();
+    let maps: Vec<Option<Arc<[Option<usize>]>>> =
+        sources.iter().map(|source| source.blocks().map(|blocks| field_map(blocks, fields))).collect();
     let mut parts = Vec::new();
     for cluster in clusters(&units) {
         for (first, last) in cuts(&units[cluster.clone()]) {
@@ -83,13 +90,21 @@ fn sort(units: &mut [Unit]) {
 
 fn block_units(sources: &[Source], start: i64, end: i64) -> Vec<Unit> {
     let mut units = Vec::new();
-    for (source, blocks) in sources.iter().enumerate() {
-        let Source::Blocks(blocks) = blocks else { continue };
+    for (source, from) in sources.iter().enumerate() {
+        let Some(blocks) = from.blocks() else { continue };
         for at in blocks.overlapping(start, end) {
             let meta = blocks.meta(at);
             let whole = meta.time_min >= start && meta.time_max <= end;
             let (first, last) = (meta.time_min.max(start), meta.time_max.min(end));
-            units.push(Unit { source, first, last, rows: meta.rows, at, whole });
+            let unit = Unit { source, first, last, rows: meta.rows, at, whole };
+            match from {
+                // What a mask leaves of a block is told apart from its neighbours by time alone: zone maps do not hold.
+                Source::Masked(_, mask) => units.extend(mask.left_of(first, last).map(|(from, to)| {
+                    let whole = whole && (from, to) == (first, last);
+                    Unit { first: from, last: to, whole, ..unit }
+                })),
+                _ => units.push(unit),
+            }
         }
     }
     units
@@ -113,7 +128,7 @@ fn split_wide_blocks(sources: &[Source], units: &mut Vec<Unit>) -> bool {
         if contained.len() < 2 || contained.iter().map(|other| other.rows).sum::<usize>() < unit.rows {
             continue;
         }
-        let Source::Blocks(blocks) = &sources[unit.source] else { continue };
+        let Some(blocks) = sources[unit.source].blocks() else { continue };
         let mut times = Vec::new();
         // Damage is left for the load to report, where the caller learns what it hits.
         if blocks.load_times(unit.at, &mut times).is_err() {
@@ -224,11 +239,11 @@ fn field_map(blocks: &DeviceBlocks, fields: &[FieldDef]) -> Arc<[Option<usize>]>
 
 fn piece(unit: &Unit, sources: &[Source], maps: &[Option<Arc<[Option<usize>]>>]) -> Piece {
     let data = match (&sources[unit.source], &maps[unit.source]) {
-        (Source::Blocks(blocks), Some(map)) => {
+        (Source::Blocks(blocks) | Source::Masked(blocks, _), Some(map)) => {
             Data::Block { blocks: blocks.clone(), block: unit.at, map: map.clone(), opened: OnceLock::new() }
         }
         (Source::Rows(rows), _) => Data::Rows { rows: rows.clone(), range: unit.at..unit.at + unit.rows },
-        (Source::Blocks(_), None) => unreachable!("every source of blocks has a map of fields"),
+        (Source::Blocks(_) | Source::Masked(..), None) => unreachable!("every source of blocks has a map of fields"),
     };
     Piece { first: unit.first, last: unit.last, rows_max: unit.rows, data }
 }

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
 
-use crate::manifest::SegmentMeta;
+use crate::erase::Masks;
+use crate::manifest::{ManifestState, SegmentMeta};
+use crate::memory::MemoryBudget;
 use crate::memtable::Memtable;
 use crate::segment::Segment;
 use crate::storage::Storage;
@@ -50,6 +52,8 @@ impl Drop for LiveSegment {
 pub struct ShardView {
     /// Segments by table, oldest first.
     pub segments: Arc<HashMap<Arc<str>, Vec<Arc<LiveSegment>>>>,
+    /// What is gone for readers though segments still have it.
+    pub masks: Arc<Masks>,
     /// Sealed memtables that are not in segments yet, oldest first.
     pub sealed: Vec<Arc<Memtable>>,
     /// The memtable that takes new rows.
@@ -57,29 +61,33 @@ pub struct ShardView {
 }
 
 /// The current view; replaced as a whole.
-pub struct SharedView(RwLock<Arc<ShardView>>);
+pub struct SharedView {
+    current: RwLock<Arc<ShardView>>,
+    memory: Arc<MemoryBudget>,
+}
 
 impl SharedView {
-    /// A view of `segments` and an empty memtable.
-    pub fn new(segments: Vec<Arc<LiveSegment>>) -> Self {
+    /// A view of `segments` behind `masks`, and an empty memtable, which counts in `memory` as all later ones do.
+    pub fn new(segments: Vec<Arc<LiveSegment>>, masks: Masks, memory: Arc<MemoryBudget>) -> Self {
         let view = ShardView {
             segments: Arc::new(by_table(segments)),
+            masks: Arc::new(masks),
             sealed: Vec::new(),
-            active: Arc::new(Memtable::default()),
+            active: Arc::new(Memtable::counted(&memory)),
         };
-        Self(RwLock::new(Arc::new(view)))
+        Self { current: RwLock::new(Arc::new(view)), memory }
     }
 
     /// The view of this moment.
     pub fn load(&self) -> Arc<ShardView> {
-        Arc::clone(&self.0.read())
+        Arc::clone(&self.current.read())
     }
 
     /// Seals the active memtable and starts a new one; returns the sealed one.
     pub fn rotate(&self) -> Arc<Memtable> {
-        let mut current = self.0.write();
+        let mut current = self.current.write();
         let mut view = ShardView::clone(&current);
-        let sealed = std::mem::take(&mut view.active);
+        let sealed = std::mem::replace(&mut view.active, Arc::new(Memtable::counted(&self.memory)));
         view.sealed.push(Arc::clone(&sealed));
         *current = Arc::new(view);
         sealed
@@ -92,6 +100,7 @@ impl SharedView {
             let all = view.segments.values().flatten().cloned().chain(segments).collect();
             view.segments = Arc::new(by_table(all));
         });
+        sealed.retire();
     }
 
     /// Puts merged segments in the place of their inputs, whose files go when their last reader does.
@@ -104,8 +113,14 @@ impl SharedView {
         });
     }
 
+    /// Takes the masks over from the manifest, whose edits come first.
+    pub fn set_masks(&self, state: &ManifestState, shard: u32) {
+        let masks = Arc::new(Masks::new(state, shard));
+        self.change(|view| view.masks = masks);
+    }
+
     fn change(&self, edit: impl FnOnce(&mut ShardView)) {
-        let mut current = self.0.write();
+        let mut current = self.current.write();
         let mut view = ShardView::clone(&current);
         edit(&mut view);
         *current = Arc::new(view);

@@ -27,6 +27,9 @@ pub struct ShardHandle {
 #[derive(Clone)]
 pub struct ShardSender(Sender<Command>);
 
+/// What is done on the flusher's thread behind a flush, before any other.
+type Then = Box<dyn FnOnce(&mut Flusher) -> Result<()> + Send>;
+
 /// The answer to a flush that is under way.
 pub struct FlushWait(Receiver<Result<()>>);
 
@@ -35,8 +38,8 @@ enum Command {
     Append(Append),
     /// This batch will not come again.
     Skip(ProducerId, SeqNo),
-    /// Seal what is there and answer when it is in segments.
-    Flush(Sender<Result<()>>),
+    /// Seal what is there; when it is in segments, do what is to be done then, and answer.
+    Flush(Then, Sender<Result<()>>),
     /// Refuse everything behind this, then end.
     Stop,
 }
@@ -44,8 +47,8 @@ enum Command {
 /// From the worker to the flusher.
 enum FlushJob {
     Flush(Sealed),
-    /// Answer when everything before is done.
-    Barrier(Sender<Result<()>>),
+    /// When everything before is done: do this, and answer.
+    Barrier(Then, Sender<Result<()>>),
 }
 
 impl ShardHandle {
@@ -106,8 +109,16 @@ impl ShardSender {
     /// # Errors
     /// The shard is closed.
     pub fn flush(&self) -> Result<FlushWait> {
+        self.flush_then(|_| Ok(()))
+    }
+
+    /// As [`Self::flush`], and does `then` when the rows are in segments, before any later flush.
+    ///
+    /// # Errors
+    /// The shard is closed.
+    pub fn flush_then(&self, then: impl FnOnce(&mut Flusher) -> Result<()> + Send + 'static) -> Result<FlushWait> {
         let (reply, answer) = bounded(1);
-        self.0.send(Command::Flush(reply)).map_err(|_| closed())?;
+        self.0.send(Command::Flush(Box::new(then), reply)).map_err(|_| closed())?;
         Ok(FlushWait(answer))
     }
 
@@ -118,10 +129,10 @@ impl ShardSender {
 }
 
 impl FlushWait {
-    /// Blocks until the rows are in segments.
+    /// Blocks until the rows are in segments and what was to be done then is done.
     ///
     /// # Errors
-    /// The failure that kept them from the disk.
+    /// The failure that kept the rows from the disk, or that of what was to be done then.
     pub fn wait(self) -> Result<()> {
         self.0.recv().map_err(|_| closed())?
     }
@@ -170,7 +181,7 @@ impl Worker {
                 Command::Append(append) => {
                     append.settle(Err(Refusal::new(RefusalCode::ShuttingDown, "the node is going down")));
                 }
-                Command::Flush(reply) => {
+                Command::Flush(_, reply) => {
                     let _ = reply.send(Err(closed()));
                 }
                 Command::Skip(..) | Command::Stop => {}
@@ -186,12 +197,12 @@ impl Worker {
             match next {
                 Command::Append(append) => self.core.stage(append),
                 Command::Skip(producer, seq) => self.core.skip(producer, seq),
-                Command::Flush(reply) => {
+                Command::Flush(then, reply) => {
                     self.commit();
                     self.wait_for_room();
                     self.seal();
                     // The flusher ends only after this thread, so the barrier is always answered.
-                    let _ = self.jobs.send(FlushJob::Barrier(reply));
+                    let _ = self.jobs.send(FlushJob::Barrier(then, reply));
                 }
                 Command::Stop => {
                     self.commit();
@@ -279,9 +290,9 @@ fn run_flusher(
             }
             // After a failed flush the log keeps what follows; the next open replays it.
             FlushJob::Flush(_) => {}
-            FlushJob::Barrier(reply) => {
+            FlushJob::Barrier(then, reply) => {
                 let answer = match &failure {
-                    None => Ok(()),
+                    None => then(&mut flusher),
                     Some(cause) => Err(Error::Poisoned { shard: flusher.shard(), cause: cause.clone() }),
                 };
                 let _ = reply.send(answer);

@@ -167,6 +167,7 @@ impl Compactor {
             bytes: summary.bytes,
             time_min: summary.time_min,
             time_max: summary.time_max,
+            clean: inputs.iter().map(|s| s.meta.clean).min().unwrap_or(0),
         }))
     }
 }

@@ -143,6 +143,7 @@ impl Flusher {
             bytes: summary.bytes,
             time_min: summary.time_min,
             time_max: summary.time_max,
+            clean: 0,
         }))
     }
 

@@ -5,17 +5,19 @@ pub mod flush;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Hands out numbers of new files; a number that a crash left unused is never missed.
+/// Hands out numbers of new files and of erasures; a number that a crash left unused is never missed.
 #[derive(Debug)]
 pub struct FileNumbers {
     segment: AtomicU64,
     heads: AtomicU64,
+    erasure: AtomicU64,
 }
 
 impl FileNumbers {
     /// Numbers from here on.
-    pub fn new(segment: u64, heads: u64) -> Self {
-        Self { segment: AtomicU64::new(segment.max(1)), heads: AtomicU64::new(heads.max(1)) }
+    pub fn new(segment: u64, heads: u64, erasure: u64) -> Self {
+        let from = |number: u64| AtomicU64::new(number.max(1));
+        Self { segment: from(segment), heads: from(heads), erasure: from(erasure) }
     }
 
     /// A new segment's number.
@@ -26,5 +28,10 @@ impl FileNumbers {
     /// A new heads file's number.
     pub fn heads(&self) -> u64 {
         self.heads.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A new erasure's number. It does not come again while the process lives: a merge under way may carry it as `clean`.
+    pub fn erasure(&self) -> u64 {
+        self.erasure.fetch_add(1, Ordering::Relaxed)
     }
 }

@@ -1,9 +1,11 @@
 //! Owns the settings and bounds of the ingest address; does not read config files.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tidewell_codec::BatchLimits;
+use tidewell_engine::memory::MemoryBudget;
 
 use crate::quic::QuicSettings;
 
@@ -38,6 +40,8 @@ pub struct ServerConfig {
     /// lanes are not read and flow control stops the senders. What then lies unread in QUIC's buffers comes on top:
     /// connections share a quarter of this, each gets at most the receive window and at least 64 KiB.
     pub memory_bytes: usize,
+    /// Where the bytes in flight are counted, beside the node's other memory.
+    pub memory: Option<Arc<MemoryBudget>>,
     /// What the welcome tells about the engine's bound on rows ahead of its clock.
     pub max_future: Duration,
     /// How long a lane waits for room in a shard's queue before it tells the sender to retry.
@@ -60,6 +64,7 @@ impl Default for ServerConfig {
             lane_bytes_in_flight: 8 << 20,
             lane_producers_max: 16,
             memory_bytes: 256 << 20,
+            memory: None,
             max_future: Duration::from_secs(600),
             queue_wait_max: Duration::from_secs(10),
         }

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use tidewell_engine::memory::{Class, MemoryBudget};
 use tokio::sync::Semaphore;
 
 use super::metrics::Counter;
@@ -22,12 +23,14 @@ pub(super) struct Budget {
     free: Arc<Semaphore>,
     total: usize,
     debt: AtomicUsize,
+    /// The node's memory, where the same bytes are counted.
+    node: Option<Arc<MemoryBudget>>,
 }
 
 impl Budget {
-    pub fn new(total: usize) -> Self {
+    pub fn new(total: usize, node: Option<Arc<MemoryBudget>>) -> Self {
         let total = total.clamp(1, Semaphore::MAX_PERMITS);
-        Self { free: Arc::new(Semaphore::new(total)), total, debt: AtomicUsize::new(0) }
+        Self { free: Arc::new(Semaphore::new(total)), total, debt: AtomicUsize::new(0), node }
     }
 
     /// What a request for `bytes` comes down to: one that is larger than everything takes everything.
@@ -37,16 +40,27 @@ impl Budget {
 
     /// Takes `bytes` now, if they are free and nobody waits.
     pub fn try_reserve(&self, bytes: u32) -> bool {
-        self.free.try_acquire_many(bytes).map(|permit| permit.forget()).is_ok()
+        let taken = self.free.try_acquire_many(bytes).map(|permit| permit.forget()).is_ok();
+        if taken {
+            self.count(bytes as usize);
+        }
+        taken
+    }
+
+    fn count(&self, bytes: usize) {
+        if let Some(node) = &self.node {
+            node.add(Class::Queue, bytes as u64);
+        }
     }
 
     /// Takes `bytes` when they are free.
-    pub fn reserve(&self, bytes: u32) -> Reserving {
-        let free = self.free.clone();
+    pub fn reserve(self: &Arc<Self>, bytes: u32) -> Reserving {
+        let budget = self.clone();
         Box::pin(async move {
             // The semaphore is never closed.
-            if let Ok(permit) = free.acquire_many(bytes).await {
+            if let Ok(permit) = budget.free.acquire_many(bytes).await {
                 permit.forget();
+                budget.count(bytes as usize);
             }
         })
     }
@@ -59,6 +73,7 @@ impl Budget {
         } else {
             let more = actual - reserved;
             let taken = self.free.forget_permits(more);
+            self.count(more);
             self.debt.fetch_add(more - taken, Ordering::Relaxed);
         }
         actual
@@ -66,6 +81,9 @@ impl Budget {
 
     /// Gives `bytes` back.
     pub fn release(&self, bytes: usize) {
+        if let Some(node) = &self.node {
+            node.sub(Class::Queue, bytes as u64);
+        }
         let mut paid = 0;
         self.debt
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |debt| {
@@ -122,7 +140,7 @@ mod tests {
 
     #[test]
     fn debts_are_paid_before_anyone_gets_in() {
-        let budget = Budget::new(100);
+        let budget = Budget::new(100, None);
         assert!(budget.try_reserve(60));
         let first = budget.adjust(60, 150);
         assert_eq!((first, budget.used()), (150, 150));

@@ -127,7 +127,7 @@ impl Server {
         )
         .map_err(fail)?;
         let inner = Arc::new(Inner {
-            memory: Arc::new(memory::Budget::new(config.memory_bytes)),
+            memory: Arc::new(memory::Budget::new(config.memory_bytes, config.memory.clone())),
             config,
             endpoint,
             store,

@@ -1,0 +1,99 @@
+//! Owns deletes: what can be asked, how one takes effect, when it is done; does not rewrite files.
+
+use std::sync::Arc;
+
+use super::masks::applies;
+use crate::error::{Error, Result};
+use crate::limits::DEVICE_ID_BYTES_MAX;
+use crate::manifest::{Edit, Erasure, Manifest};
+use crate::shard::{LiveSegment, SharedView};
+use crate::upkeep::flush::Flusher;
+
+/// Rows of one device that should go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delete {
+    /// The table; `None` for all of them.
+    pub table: Option<Arc<str>>,
+    /// The device.
+    pub device: Arc<str>,
+    /// Times `[start, end)` (`i64::MAX` has no end); `None` for all of them.
+    pub range: Option<(i64, i64)>,
+}
+
+impl Delete {
+    /// Whether nothing of the device is left, so that its attributes go, too.
+    pub fn is_whole_device(&self) -> bool {
+        self.table.is_none() && self.range.is_none()
+    }
+
+    /// Checks what can be checked without the data.
+    ///
+    /// # Errors
+    /// Says what is out of bounds.
+    pub fn check(&self) -> Result<()> {
+        if !(1..=DEVICE_ID_BYTES_MAX).contains(&self.device.len()) {
+            let found = self.device.len();
+            return Err(Error::Invalid(format!("a device id has 1 to {DEVICE_ID_BYTES_MAX} bytes, this one {found}")));
+        }
+        match self.range {
+            Some((start, end)) if start >= end => {
+                Err(Error::Invalid(format!("delete of device {}: the range {start}..{end} is empty", self.device)))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Makes `deletes` of one shard take effect. Runs on the thread that flushes, behind a flush of all that was acknowledged
+/// before: no segment can appear between the flush number that is noted and the edit that notes it, and a merge that began
+/// before has older inputs only. Returns how many erasures files still have to carry out.
+pub(crate) fn delete(flusher: &mut Flusher, deletes: &[Delete], now_ns: i64) -> Result<usize> {
+    let view = flusher.view.load();
+    let mut edits = Vec::new();
+    for delete in deletes {
+        let (start_ns, end_ns) = delete.range.unwrap_or((i64::MIN, i64::MAX));
+        let erasure = Erasure {
+            number: flusher.numbers.erasure(),
+            shard: flusher.shard,
+            table: delete.table.clone(),
+            device: Arc::clone(&delete.device),
+            start_ns,
+            end_ns,
+            before_seq: flusher.next_seq,
+            created_ns: now_ns,
+        };
+        // What no file has need not be remembered.
+        if view.segments.values().flatten().any(|live| is_pending(&erasure, live)) {
+            edits.push(Edit::ErasureAdded(erasure));
+        }
+    }
+    let mut manifest = flusher.manifest.lock();
+    manifest.append(&edits)?;
+    flusher.view.set_masks(manifest.state(), flusher.shard);
+    Ok(edits.len())
+}
+
+/// Whether the segment still has rows of the erasure, or may have: an index that cannot be read is no proof.
+fn is_pending(erasure: &Erasure, live: &LiveSegment) -> bool {
+    applies(erasure, &live.meta)
+        && live.segment.find(&erasure.device).map_or(true, |blocks| {
+            let (first, last) = erasure.span();
+            blocks.is_some_and(|blocks| !blocks.overlapping(first, last).is_empty())
+        })
+}
+
+/// Forgets the shard's erasures that no segment needs any more; returns their number.
+pub(crate) fn forget_finished(manifest: &mut Manifest, view: &SharedView, shard: u32) -> Result<usize> {
+    let now = view.load();
+    let done: Vec<Edit> = now
+        .masks
+        .erasures()
+        .filter(|erasure| !now.segments.values().flatten().any(|live| is_pending(erasure, live)))
+        .map(|erasure| Edit::ErasureRemoved { number: erasure.number })
+        .collect();
+    if !done.is_empty() {
+        manifest.append(&done)?;
+        view.set_masks(manifest.state(), shard);
+    }
+    Ok(done.len())
+}

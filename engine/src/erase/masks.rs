@@ -1,0 +1,120 @@
+//! Owns which rows of segments are gone for readers: one shard's erasures by device, and the tables' cut-offs.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::manifest::{Erasure, ManifestState, SegmentMeta};
+use crate::scan::{Mask, Source};
+use crate::segment::DeviceBlocks;
+
+/// What is gone in one shard at one moment. A device without an erasure costs a look-up, and none while there is no erasure.
+#[derive(Clone, Debug, Default)]
+pub struct Masks {
+    devices: HashMap<Arc<str>, Vec<Erasure>>,
+    cut_offs: HashMap<Arc<str>, i64>,
+    highest: u64,
+}
+
+impl Masks {
+    /// The masks of `shard`.
+    pub fn new(state: &ManifestState, shard: u32) -> Self {
+        let mut masks = Self {
+            cut_offs: state.cut_offs.iter().map(|(table, time)| (table.clone(), *time)).collect(),
+            ..Self::default()
+        };
+        for erasure in state.erasures.values().filter(|erasure| erasure.shard == shard) {
+            masks.highest = masks.highest.max(erasure.number);
+            masks.devices.entry(Arc::clone(&erasure.device)).or_default().push(erasure.clone());
+        }
+        masks
+    }
+
+    /// First time that `table` still has; `i64::MIN` when nothing is cut off.
+    pub fn cut_off(&self, table: &str) -> i64 {
+        self.cut_offs.get(table).copied().unwrap_or(i64::MIN)
+    }
+
+    /// The erasures of the shard, in no order.
+    pub fn erasures(&self) -> impl Iterator<Item = &Erasure> {
+        self.devices.values().flatten()
+    }
+
+    /// The number that a segment may carry as `clean` when these masks were applied while it was written; `least` is the
+    /// lowest among its inputs.
+    pub fn clean(&self, least: u64) -> u64 {
+        self.highest.max(least)
+    }
+
+    /// Whether a merge of this segment would leave rows out on account of an erasure. Reads the segment's index for each
+    /// erasure that may hold for it.
+    ///
+    /// # Errors
+    /// A damaged index.
+    pub fn has_work(&self, meta: &SegmentMeta, mut holds: impl FnMut(&str) -> Result<bool>) -> Result<bool> {
+        for erasure in self.erasures() {
+            if applies(erasure, meta) && holds(&erasure.device)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The times at which rows of `device` in the segment `meta` are deleted. Says nothing of cut-offs: those hold for every
+    /// source of a table alike, so scans begin there.
+    pub fn mask(&self, meta: &SegmentMeta, device: &str) -> Mask {
+        if self.devices.is_empty() {
+            return Mask::default();
+        }
+        match self.devices.get(device) {
+            None => Mask::default(),
+            Some(erasures) => Mask::new(erasures.iter().filter(|e| applies(e, meta)).map(Erasure::span).collect()),
+        }
+    }
+
+    /// The device's blocks in the segment `meta` as a source of a scan, without what was deleted.
+    pub fn source(&self, meta: &SegmentMeta, device: &str, blocks: DeviceBlocks) -> Source {
+        let mask = self.mask(meta, device);
+        if mask.is_empty() { Source::Blocks(blocks) } else { Source::Masked(blocks, mask) }
+    }
+
+    /// Whether readers find a row of `device` in its blocks of the segment `meta`.
+    ///
+    /// # Errors
+    /// A damaged block, when its times must be looked at.
+    pub fn leaves_rows(&self, meta: &SegmentMeta, device: &str, blocks: &DeviceBlocks) -> Result<bool> {
+        let mask = self.mask(meta, device);
+        let cut_off = self.cut_off(&meta.table);
+        let there = |time: i64| time >= cut_off && !mask.covers(time);
+        if mask.is_empty() {
+            return Ok(blocks.time_range().1 >= cut_off);
+        }
+        // The first and the last time of a block are those of rows, so only a block with both ends gone must be read.
+        let metas = || (0..blocks.len()).map(|at| (at, blocks.meta(at)));
+        if metas().any(|(_, meta)| there(meta.time_min) || there(meta.time_max)) {
+            return Ok(true);
+        }
+        let mut times = Vec::new();
+        for (at, meta) in metas() {
+            if mask.left_of(meta.time_min.max(cut_off), meta.time_max).next().is_some() {
+                times.clear();
+                blocks.load_times(at, &mut times)?;
+                if times.iter().any(|time| there(*time)) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Whether the segment may have rows of the erasure, as far as the manifest tells.
+pub(super) fn applies(erasure: &Erasure, meta: &SegmentMeta) -> bool {
+    let (first, last) = erasure.span();
+    erasure.shard == meta.shard
+        && meta.clean < erasure.number
+        && meta.seq_max < erasure.before_seq
+        && meta.time_min <= last
+        && meta.time_max >= first
+        && erasure.covers_table(&meta.table)
+}

@@ -1,0 +1,16 @@
+//! Owns taking rows away: deletes, retention, dropped and renamed tables; files are rewritten by merges, not here.
+//!
+//! - `masks`: what is gone for readers though files still have it, found by device
+//! - `delete`: deletes of a device or a range, and when one is done
+//!
+//! A delete holds for what is in the log before it and for nothing that comes later. So it first puts the shard's rows into
+//! segments; then one manifest edit names the next flush number: segments below it are masked, later ones are not. A
+//! merge leaves masked rows out and notes in its output which erasures that file is clean of; an erasure is forgotten once
+//! no file needs it.
+
+mod delete;
+mod masks;
+
+pub use delete::Delete;
+pub(crate) use delete::{delete, forget_finished};
+pub use masks::Masks;

@@ -1,0 +1,238 @@
+//! Owns the proof that what was deleted is in no answer from then on: like a naive map, whatever was flushed, reopened or lost
+//! in between.
+#![allow(missing_docs, reason = "a test target")]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use common::{Fields, Model, Row, StoppedClock, Value, batch, scan, send};
+use proptest::prelude::*;
+use tidewell_codec::FieldType;
+use tidewell_engine::storage::faulty::Faulty;
+use tidewell_engine::storage::{Memory, Storage};
+use tidewell_engine::{Delete, Engine, EngineConfig};
+
+const TABLES: [&str; 2] = ["readings", "diagnostics"];
+const DEVICES: [&str; 4] = ["truck_1", "truck_2", "pump/7", "pump/8"];
+
+#[derive(Clone, Debug)]
+enum Step {
+    Append(usize, Vec<Row>),
+    Delete(Vec<Delete>),
+    Flush,
+    /// Close in good order and open again.
+    Reopen,
+    /// Lose everything that was not synced, open again.
+    Crash(u64),
+}
+
+fn types() -> BTreeMap<String, FieldType> {
+    [("speed", FieldType::F64), ("count", FieldType::I64)].map(|(name, kind)| (name.to_owned(), kind)).into()
+}
+
+fn row() -> impl Strategy<Value = Row> {
+    let fields = (proptest::option::of(0u64..5), proptest::option::weighted(0.9, 0i64..5));
+    let time = prop_oneof![8 => 0i64..100, 1 => any::<i64>().prop_map(|t| t / 2)];
+    (0..DEVICES.len(), time, fields).prop_map(|(device, time, (speed, count))| {
+        let mut fields = Fields::new();
+        fields.extend(speed.map(|v| ("speed".to_owned(), Value::F64((v as f64).to_bits()))));
+        fields.extend(count.map(|v| ("count".to_owned(), Value::I64(v))));
+        Row { device: DEVICES[device].to_owned(), time, fields }
+    })
+}
+
+fn delete() -> impl Strategy<Value = Delete> {
+    let range = proptest::option::of((0i64..100, 1i64..40, 0u8..10)).prop_map(|range| {
+        range.map(|(start, len, ends)| match ends {
+            0 => (i64::MIN, start),
+            1 => (start, i64::MAX),
+            _ => (start, start + len),
+        })
+    });
+    (proptest::option::of(0..TABLES.len()), 0..DEVICES.len(), range).prop_map(|(table, device, range)| Delete {
+        table: table.map(|at| TABLES[at].into()),
+        device: DEVICES[device].into(),
+        range,
+    })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (0..TABLES.len(), proptest::collection::vec(row(), 1..40)).prop_map(|(table, rows)| Step::Append(table, rows)),
+        4 => proptest::collection::vec(delete(), 1..4).prop_map(Step::Delete),
+        2 => Just(Step::Flush),
+        1 => Just(Step::Reopen),
+        1 => any::<u64>().prop_map(Step::Crash),
+    ]
+}
+
+fn open(storage: Arc<dyn Storage>) -> Engine {
+    let config =
+        EngineConfig { shards: Some(2), compaction: false, log_file_bytes: 16 << 10, ..EngineConfig::default() };
+    Engine::open(storage, config, Arc::new(StoppedClock(i64::MAX / 2))).expect("an undamaged store opens").0
+}
+
+/// What was sent, and what must be there.
+#[derive(Default)]
+struct World {
+    model: Model,
+    seqs: [u64; DEVICES.len()],
+}
+
+impl World {
+    fn append(&mut self, engine: &Engine, table: &str, rows: &[Row]) {
+        for (index, device) in DEVICES.iter().enumerate() {
+            let rows: Vec<Row> = rows.iter().filter(|r| r.device == **device).cloned().collect();
+            if rows.iter().all(|r| r.fields.is_empty()) {
+                continue;
+            }
+            self.seqs[index] += 1;
+            send(engine, index as u128 + 1, self.seqs[index], batch(table, &rows, &types()))
+                .expect("an open store takes a good batch");
+            self.model.apply(table, &rows);
+        }
+    }
+
+    fn delete(&mut self, delete: &Delete) {
+        let (start, end) = delete.range.unwrap_or((i64::MIN, i64::MAX));
+        self.model.rows.retain(|(table, device, time), _| {
+            let hit = *device == *delete.device
+                && delete.table.as_deref().is_none_or(|only| only == table)
+                && *time >= start
+                && (*time < end || end == i64::MAX);
+            !hit
+        });
+    }
+
+    /// All answers of the engine are the model's.
+    fn check(&self, engine: &Engine) {
+        let snapshot = engine.snapshot();
+        let mut seen = BTreeSet::new();
+        for table in TABLES {
+            for device in DEVICES {
+                for (start, end) in [(i64::MIN, i64::MAX), (20, 60)] {
+                    let expected = self.model.scan(table, device, start, end);
+                    assert_eq!(scan(engine, table, device, start, end), expected, "{table} {device} {start}..{end}");
+                }
+            }
+            let of_table = self.model.rows.keys().filter(|(t, _, _)| t == table).map(|(_, device, _)| device.clone());
+            let expected: BTreeSet<String> = of_table.collect();
+            let view = snapshot.table(table);
+            let found = view.map_or(Vec::new(), |view| view.devices().expect("an undamaged index"));
+            assert_eq!(
+                found.iter().map(|d| d.to_string()).collect::<Vec<_>>(),
+                expected.iter().cloned().collect::<Vec<_>>()
+            );
+            seen.extend(expected);
+        }
+        let all: Vec<String> =
+            snapshot.devices().expect("an undamaged index").iter().map(|d| d.id.to_string()).collect();
+        assert_eq!(all, seen.into_iter().collect::<Vec<_>>());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: if std::env::var("TIDEWELL_LONG_TESTS").as_deref() == Ok("1") { 2_000 } else { 96 }, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_was_deleted_is_gone_and_what_came_later_is_there(steps in proptest::collection::vec(step(), 1..30)) {
+        let mut storage = Memory::new();
+        let mut engine = Some(open(Arc::new(storage.clone())));
+        let mut world = World::default();
+        for table in TABLES {
+            // A delete names tables that are there.
+            let fields = Fields::from([("count".to_owned(), Value::I64(1))]);
+            world.append(engine.as_ref().unwrap(), table, &[Row { device: DEVICES[0].to_owned(), time: 50, fields }]);
+        }
+        for step in steps {
+            let running = engine.as_ref().expect("an engine is open between steps");
+            match step {
+                Step::Append(table, rows) => world.append(running, TABLES[table], &rows),
+                Step::Delete(deletes) => {
+                    running.delete(&deletes).expect("memory has room");
+                    deletes.iter().for_each(|delete| world.delete(delete));
+                }
+                Step::Flush => running.flush().expect("memory has room"),
+                Step::Reopen => {
+                    running.close().expect("memory has room");
+                    engine = None;
+                    engine.replace(open(Arc::new(storage.clone())));
+                }
+                Step::Crash(seed) => {
+                    engine = None;
+                    storage = storage.crash(seed);
+                    engine.replace(open(Arc::new(storage.clone())));
+                }
+            }
+            world.check(engine.as_ref().expect("an engine is open between steps"));
+        }
+    }
+}
+
+fn rows(device: &str, times: std::ops::Range<i64>) -> Vec<Row> {
+    let fields = |time: i64| Fields::from([("count".to_owned(), Value::I64(time))]);
+    times.map(|time| Row { device: device.to_owned(), time, fields: fields(time) }).collect()
+}
+
+fn delete_of(device: &str, range: Option<(i64, i64)>) -> Delete {
+    Delete { table: None, device: device.into(), range }
+}
+
+#[test]
+fn a_crash_within_a_delete_leaves_all_of_the_rows_or_none() {
+    let run = |storage: &Faulty, halt: Option<u64>| {
+        let engine = open(Arc::new(storage.clone()));
+        let mut world = World::default();
+        world.append(&engine, TABLES[0], &rows("truck_1", 0..100));
+        world.append(&engine, TABLES[1], &rows("truck_1", 0..50));
+        let before = storage.operations();
+        if let Some(n) = halt {
+            storage.halt_after(before + n);
+        }
+        let done = engine.delete(&[delete_of("truck_1", Some((10, 90)))]).is_ok();
+        (before, storage.operations(), done)
+    };
+    let (first, last, done) = run(&Faulty::new(), None);
+    assert!(done && last > first);
+    let mut outcomes = BTreeSet::new();
+    for n in 0..=last - first {
+        let storage = Faulty::new();
+        let (.., done) = run(&storage, Some(n));
+        for seed in [0, u64::MAX, n + 1] {
+            let engine = open(Arc::new(storage.crash(seed)));
+            let left = [TABLES[0], TABLES[1]].map(|table| scan(&engine, table, "truck_1", i64::MIN, i64::MAX).len());
+            assert!(left == [20, 10] || (left == [100, 50] && !done), "operation {n} seed {seed}: {left:?}");
+            outcomes.insert(left);
+        }
+    }
+    assert_eq!(outcomes.len(), 2);
+}
+
+#[test]
+fn attributes_go_with_the_whole_device_only() {
+    let engine = open(Arc::new(Memory::new()));
+    let mut world = World::default();
+    world.append(&engine, TABLES[0], &rows("truck_1", 0..10));
+    let attributes = BTreeMap::from([("fleet".to_owned(), "north".to_owned())]);
+    engine.set_attributes("truck_1", attributes).unwrap();
+    engine.delete(&[delete_of("truck_1", Some((0, 100)))]).unwrap();
+    let left = engine.snapshot().devices().unwrap();
+    assert_eq!((left.len(), left[0].first_seen_ns), (1, None));
+    engine.delete(&[delete_of("truck_1", None)]).unwrap();
+    assert!(engine.snapshot().devices().unwrap().is_empty());
+}
+
+#[test]
+fn deletes_that_make_no_sense_are_refused_in_words() {
+    let engine = open(Arc::new(Memory::new()));
+    for (delete, words) in [
+        (Delete { table: Some("none".into()), device: "d".into(), range: None }, "there is no table none"),
+        (delete_of("", None), "1 to 256 bytes"),
+        (delete_of("d", Some((5, 5))), "5..5 is empty"),
+    ] {
+        let error = engine.delete(&[delete]).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+}
