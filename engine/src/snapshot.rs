@@ -9,7 +9,8 @@ use crate::error::Result;
 use crate::memtable::{Mark, Memtable};
 use crate::scan::{Part, Source, plan, sort_unique};
 use crate::shard::{LiveSegment, ShardView};
-use crate::summary::{Step, Stretch};
+use crate::summary::plan::{StepQuestion, StepSource, plan_steps};
+use crate::summary::{LiveSummary, Step, Stretch};
 use crate::types::{FieldDef, TableSchema};
 use tidewell_codec::shard_of;
 
@@ -95,6 +96,8 @@ pub struct TableView {
 /// One shard's part of a table, in log order: segments, then memtables.
 struct ShardTable {
     segments: Vec<Arc<LiveSegment>>,
+    /// Summaries of segments that are gone; older than every segment.
+    kept: Vec<Arc<LiveSummary>>,
     memtables: Vec<(Arc<Memtable>, Mark)>,
     masks: Arc<Masks>,
     /// First time that the table still has.
@@ -106,6 +109,13 @@ impl ShardTable {
         let memtables = view.sealed.iter().chain([&view.active]);
         Self {
             segments: view.segments.get(table).cloned().unwrap_or_default(),
+            kept: match view.masks.kept_steps(table) {
+                [] => Vec::new(),
+                steps => {
+                    let of_table = view.kept.get(table).into_iter().flatten();
+                    of_table.filter(|live| steps.contains(&live.meta.step)).cloned().collect()
+                }
+            },
             memtables: memtables
                 .map(|m| (Arc::clone(m), m.mark(table)))
                 .filter(|(_, mark)| *mark != Mark::default())
@@ -113,6 +123,13 @@ impl ShardTable {
             masks: Arc::clone(&view.masks),
             cut_off: view.masks.cut_off(table),
         }
+    }
+
+    /// Whether some summary may matter to a question that can use `steps`.
+    fn has_steps(&self, steps: &[Step]) -> bool {
+        let gone = self.cut_off > i64::MIN;
+        !self.kept.is_empty()
+            || (gone || !steps.is_empty()) && self.segments.iter().any(|live| !live.summaries.is_empty())
     }
 }
 
@@ -146,6 +163,19 @@ impl TableView {
                     }
                 }
             }
+            for live in &shard.kept {
+                live.summary.visit(&mut |id, entry| match entry {
+                    Ok(entry) => {
+                        let (first, last) = entry.time_range();
+                        if shard.masks.mask_kept(&live.meta, id).left_of(first, last).next().is_some() {
+                            visit(Arc::from(id), entry.received());
+                        }
+                        true
+                    }
+                    // Found by whoever asks for this device, who can be told.
+                    Err(_) => true,
+                })?;
+            }
             for (memtable, mark) in &shard.memtables {
                 for device in memtable.devices(&self.schema.name, *mark) {
                     visit(device.id, device.received_ns);
@@ -162,7 +192,7 @@ impl TableView {
     /// A damaged segment index.
     pub fn scan(&self, device: &str, start_ns: i64, end_ns: i64, fields: &[usize]) -> Result<Vec<Part>> {
         let defs: Arc<[FieldDef]> = fields.iter().map(|&field| self.schema.fields[field].clone()).collect();
-        let shard = &self.shards[shard_of(device, self.shards.len() as u32) as usize];
+        let shard = self.shard_of(device);
         let start_ns = start_ns.max(shard.cut_off);
         let mut sources = Vec::new();
         for live in &shard.segments {
@@ -186,11 +216,11 @@ impl TableView {
     /// are stored and may stand for the rows, and rows everywhere else.
     ///
     /// `steps` are the lengths that the caller can use, longest first. `usable` says whether the aggregates of the step
-    /// that begins at a time serve it; it must be false for one that is not wholly inside the range, and is asked for
-    /// stored steps only. Of text only the counts are stored: a caller that needs more offers no steps.
+    /// that begins at a time serve it, and is asked only for steps that lie wholly inside the range. Of text only the counts are stored: a caller that needs more offers no steps.
     ///
     /// # Errors
-    /// A damaged segment index.
+    /// A damaged segment index; rows that retention has removed while steps of them are kept, where `usable` does not
+    /// accept those.
     pub fn scan_steps(
         &self,
         device: &str,
@@ -201,7 +231,70 @@ impl TableView {
         usable: &dyn Fn(Step, i64) -> bool,
     ) -> Result<Vec<Stretch>> {
         debug_assert!(steps.is_sorted_by(|a, b| a > b), "longest first");
-        let _ = usable;
-        Ok(self.scan(device, start_ns, end_ns, fields)?.into_iter().map(Stretch::Rows).collect())
+        let shard = self.shard_of(device);
+        if !shard.has_steps(steps) {
+            return Ok(self.scan(device, start_ns, end_ns, fields)?.into_iter().map(Stretch::Rows).collect());
+        }
+        let (last_ns, unbounded) =
+            if end_ns == i64::MAX { (i64::MAX, true) } else { (end_ns.saturating_sub(1), false) };
+        if end_ns == i64::MIN || start_ns > last_ns {
+            return Ok(Vec::new());
+        }
+        let defs: Arc<[FieldDef]> = fields.iter().map(|&field| self.schema.fields[field].clone()).collect();
+        let kept = shard.masks.kept_steps(&self.schema.name);
+        let mut sources = Vec::new();
+        for same_segment in shard.kept.chunk_by(|a, b| a.meta.segment == b.meta.segment) {
+            let here =
+                same_segment.iter().filter(|live| live.meta.time_max >= start_ns && live.meta.time_min <= last_ns);
+            let entries = here.filter_map(|live| live.summary.find(device).transpose()).collect::<Result<Vec<_>>>()?;
+            if let Some(entry) = entries.first() {
+                let live = same_segment.iter().find(|live| live.meta.id == entry.summary().id());
+                let mask = live.map(|live| shard.masks.mask_kept(&live.meta, device)).unwrap_or_default();
+                sources.push(StepSource::Steps { entries, segment: None, mask });
+            }
+        }
+        for live in &shard.segments {
+            if live.meta.time_max < start_ns || (live.meta.time_min >= end_ns && !unbounded) {
+                continue;
+            }
+            let wanted = live.summaries.iter().filter(|summary| {
+                let gone = live.meta.time_min < shard.cut_off && kept.contains(&summary.meta.step);
+                gone || steps.contains(&summary.meta.step)
+            });
+            // Rows answer where a summary is damaged; `verify` tells which.
+            let entries: Vec<_> = wanted.filter_map(|summary| summary.summary.find(device).ok().flatten()).collect();
+            if !entries.is_empty() {
+                let mask = shard.masks.mask(&live.meta, device);
+                sources.push(StepSource::Steps { entries, segment: Some(Arc::clone(&live.segment)), mask });
+            } else if live.meta.time_max >= shard.cut_off
+                && let Some(blocks) = live.segment.find(device)?
+            {
+                sources.push(StepSource::Rows(shard.masks.source(&live.meta, device, blocks)));
+            }
+        }
+        let range = (start_ns.max(shard.cut_off), end_ns);
+        for (memtable, mark) in &shard.memtables {
+            let rows = memtable.rows_of(&self.schema, device, fields, *mark, range);
+            if !rows.times.is_empty() {
+                sources.push(StepSource::Rows(Source::Rows(Arc::new(sort_unique(rows)))));
+            }
+        }
+        plan_steps(
+            &sources,
+            &StepQuestion {
+                device,
+                first: start_ns,
+                last: last_ns,
+                fields: &defs,
+                steps,
+                usable,
+                cut_off: shard.cut_off,
+                kept,
+            },
+        )
+    }
+
+    fn shard_of(&self, device: &str) -> &ShardTable {
+        &self.shards[shard_of(device, self.shards.len() as u32) as usize]
     }
 }

@@ -268,9 +268,8 @@ impl EntryHead {
 
 /// An entry whose fields can be read one by one; its checksum was checked.
 pub(crate) struct Entry<'a> {
-    pub head: EntryHead,
     step: Step,
-    /// Numbers of the steps.
+    /// Numbers of the steps; what follows is parallel to them.
     pub numbers: Vec<i64>,
     pub rows: Vec<i64>,
     pub first_row: Vec<i64>,
@@ -319,7 +318,7 @@ impl<'a> Entry<'a> {
             bodies.push(body.transpose()?);
         }
         cursor.end("the end of an entry")?;
-        Ok(Self { head, step, numbers, rows, first_row, last_row, bodies })
+        Ok(Self { step, numbers, rows, first_row, last_row, bodies })
     }
 
     /// The steps whose numbers lie in `range`.

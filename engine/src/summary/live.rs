@@ -34,6 +34,23 @@ impl LiveSummary {
     }
 }
 
+/// Opens summaries that the manifest lists. One that cannot be opened is left out and said in `findings`: while its segment
+/// is there, rows answer in its place.
+pub(crate) fn open_listed<'a>(
+    storage: &Arc<dyn Storage>,
+    metas: impl Iterator<Item = &'a SummaryMeta>,
+    findings: &mut Vec<String>,
+) -> Vec<Arc<LiveSummary>> {
+    let mut out = Vec::new();
+    for meta in metas {
+        match LiveSummary::open(storage, meta.clone()) {
+            Ok(live) => out.push(live),
+            Err(error) => findings.push(format!("summary of steps of {} is not used: {error}", meta.step)),
+        }
+    }
+    out
+}
+
 impl Drop for LiveSummary {
     fn drop(&mut self) {
         if self.replaced.load(Ordering::Acquire)

@@ -8,25 +8,25 @@ use std::sync::Arc;
 use super::reader::SummaryEntry;
 use super::types::{Step, StepPart, Stretch};
 use crate::error::{Error, Result};
-use crate::scan::{Source, plan};
+use crate::scan::{Mask, Source, plan};
 use crate::segment::{DeviceBlocks, Segment};
-use crate::types::{FieldDef, Rows};
+use crate::types::FieldDef;
 
 /// Rows in memory further apart than this do not keep the steps between them from use.
 const APART_NS: i64 = Step::Minute.width_ns();
 
 /// Where rows of one device come from, in log order.
 pub(crate) enum StepSource {
-    /// The device's blocks in one segment that has no steps of it.
-    Blocks(DeviceBlocks),
-    /// Rows in memory, times strictly rising, one column for each field of the scan.
-    Rows(Arc<Rows>),
+    /// What is known only by its rows.
+    Rows(Source),
     /// A segment with steps of the device, or only its steps.
     Steps {
-        /// One for each length that the caller can use and that is stored, longest first; at least one.
+        /// Those that are stored, longest first; at least one.
         entries: Vec<SummaryEntry>,
         /// Where the rows are. `None`: they are gone.
-        rows: Option<Arc<Segment>>,
+        segment: Option<Arc<Segment>>,
+        /// Times at which rows are deleted of which the steps still tell.
+        mask: Mask,
     },
 }
 
@@ -40,8 +40,9 @@ pub(crate) struct StepQuestion<'a> {
     /// Longest first.
     pub steps: &'a [Step],
     pub usable: &'a dyn Fn(Step, i64) -> bool,
-    /// Whether something hides rows of a source at times of a range: its steps tell of rows that are not in the answer.
-    pub hidden: &'a dyn Fn(usize, i64, i64) -> bool,
+    /// The first time whose rows retention has left, and the steps that it keeps of those before.
+    pub cut_off: i64,
+    pub kept: &'a [Step],
 }
 
 /// A time during which a source may have rows, both ends inclusive.
@@ -59,13 +60,11 @@ struct Run {
     part: StepPart,
 }
 
-/// Cuts the answer into stretches that are disjoint and in time order. `rows_of` plans `[start, end]` (both inclusive)
-/// from rows of the given sources.
-pub(crate) fn plan_steps(
-    sources: &[StepSource],
-    question: &StepQuestion<'_>,
-    rows_of: &mut dyn FnMut(Vec<(usize, Source)>, i64, i64) -> Vec<crate::scan::Part>,
-) -> Result<Vec<Stretch>> {
+/// Cuts the answer into stretches that are disjoint and in time order.
+///
+/// # Errors
+/// A damaged segment index; rows that are asked for and gone while steps of them are left.
+pub(crate) fn plan_steps(sources: &[StepSource], question: &StepQuestion<'_>) -> Result<Vec<Stretch>> {
     if question.first > question.last {
         return Ok(Vec::new());
     }
@@ -73,11 +72,17 @@ pub(crate) fn plan_steps(
     let mut found: Vec<Option<DeviceBlocks>> = sources.iter().map(|_| None).collect();
     let mut runs: Vec<Run> = Vec::new();
     for (at, source) in sources.iter().enumerate() {
-        if let StepSource::Steps { entries, rows } = source {
-            let own = runs_of(at, entries, &intervals, question);
-            if keeps(at, rows.as_ref(), entries, &own, question, &mut found)? {
-                runs.extend(own);
+        if let StepSource::Steps { entries, segment, mask } = source {
+            let mut own = runs_of(at, entries, mask, &intervals, question);
+            let gaps = gaps(entries, &own, question);
+            let gone_before = if segment.is_some() { question.cut_off } else { i64::MAX };
+            check_gone(entries, mask, &gaps, gone_before, question)?;
+            if let Some(segment) = segment
+                && !pays(segment, &gaps, question, &mut found[at])?
+            {
+                own.retain(|run| run.last < question.cut_off);
             }
+            runs.extend(own);
         }
     }
     runs.sort_unstable_by_key(|run| run.first);
@@ -85,13 +90,13 @@ pub(crate) fn plan_steps(
     let mut next = Some(question.first);
     for run in runs {
         if let Some(first) = next.filter(|first| *first < run.first) {
-            rows_between(sources, &intervals, question, &mut found, (first, run.first - 1), rows_of, &mut out)?;
+            rows_between(sources, &intervals, question, &mut found, (first, run.first - 1), &mut out)?;
         }
         next = run.last.checked_add(1);
         out.push(Stretch::Steps(run.part));
     }
     if let Some(first) = next.filter(|first| *first <= question.last) {
-        rows_between(sources, &intervals, question, &mut found, (first, question.last), rows_of, &mut out)?;
+        rows_between(sources, &intervals, question, &mut found, (first, question.last), &mut out)?;
     }
     Ok(out)
 }
@@ -101,11 +106,13 @@ fn intervals(sources: &[StepSource], question: &StepQuestion<'_>) -> Vec<Interva
     let mut out = Vec::new();
     for (source, held) in sources.iter().enumerate() {
         match held {
-            StepSource::Blocks(blocks) => out.extend(blocks.overlapping(question.first, question.last).map(|at| {
-                let meta = blocks.meta(at);
-                Interval { first: meta.time_min, last: meta.time_max, source }
-            })),
-            StepSource::Rows(rows) => {
+            StepSource::Rows(Source::Blocks(blocks) | Source::Masked(blocks, _)) => {
+                out.extend(blocks.overlapping(question.first, question.last).map(|at| {
+                    let meta = blocks.meta(at);
+                    Interval { first: meta.time_min, last: meta.time_max, source }
+                }));
+            }
+            StepSource::Rows(Source::Rows(rows)) => {
                 let mut from = 0;
                 for at in 1..=rows.times.len() {
                     if at == rows.times.len() || rows.times[at].saturating_sub(rows.times[at - 1]) > APART_NS {
@@ -115,7 +122,7 @@ fn intervals(sources: &[StepSource], question: &StepQuestion<'_>) -> Vec<Interva
                 }
             }
             StepSource::Steps { entries, .. } => {
-                let (first, last) = entries[0].time_range();
+                let (first, last) = extent(entries);
                 out.push(Interval { first, last, source });
             }
         }
@@ -125,12 +132,23 @@ fn intervals(sources: &[StepSource], question: &StepQuestion<'_>) -> Vec<Interva
     out
 }
 
-/// The runs of steps of source `at` that may stand for its rows.
-fn runs_of(at: usize, entries: &[SummaryEntry], intervals: &[Interval], question: &StepQuestion<'_>) -> Vec<Run> {
+/// First and last time of the rows of which steps tell.
+fn extent(entries: &[SummaryEntry]) -> (i64, i64) {
+    entries[0].time_range()
+}
+
+/// The runs of steps of source `at` that may stand for its rows, in time order.
+fn runs_of(
+    at: usize,
+    entries: &[SummaryEntry],
+    mask: &Mask,
+    intervals: &[Interval],
+    question: &StepQuestion<'_>,
+) -> Vec<Run> {
+    let (own_first, own_last) = extent(entries);
     // Times at which no other source has rows.
     let mut free: Vec<(i64, i64)> = Vec::new();
     let mut next = Some(question.first);
-    let (own_first, own_last) = entries[0].time_range();
     for other in intervals.iter().filter(|i| i.source != at) {
         if let Some(first) = next.filter(|first| *first < other.first) {
             free.push((first, other.first - 1));
@@ -141,27 +159,29 @@ fn runs_of(at: usize, entries: &[SummaryEntry], intervals: &[Interval], question
         };
     }
     free.extend(next.filter(|first| *first <= question.last).map(|first| (first, question.last)));
-    // A range that ends before the source's first step, or begins after its last one, holds none of them.
-    let widest = question.steps.first().map_or(0, |step| step.width_ns());
-    free.retain(|(first, last)| *last >= own_first && *first <= own_last.saturating_add(widest));
+    free.retain(|(first, last)| *last >= own_first && *first <= own_last);
 
     let mut runs = Vec::new();
     for entry in entries {
         let step = entry.summary().step();
+        if !question.steps.contains(&step) {
+            continue;
+        }
+        let usable = |number: i64| {
+            let (first, last) = (step.start_of(number), step.last_of(number));
+            (first >= question.cut_off || question.kept.contains(&step))
+                && !mask.touches(first, last)
+                && (question.usable)(step, first)
+        };
         let (number_first, number_last) = (step.number(own_first), step.number(own_last));
         let mut left = Vec::new();
         for (first, last) in free {
-            let begins = step.number(first);
-            let low = (begins + i64::from(step.start_of(begins) < first)).max(number_first);
-            let ends = step.number(last);
+            let (begins, ends) = (step.number(first), step.number(last));
+            // Only steps that lie wholly in between.
+            let mut number = (begins + i64::from(step.start_of(begins) < first)).max(number_first);
             let high = (ends - i64::from(step.last_of(ends) > last)).min(number_last);
             let mut rest = Some(first);
-            let mut number = low;
             while number <= high {
-                let usable = |number: i64| {
-                    (question.usable)(step, step.start_of(number))
-                        && !(question.hidden)(at, step.start_of(number), step.last_of(number))
-                };
                 if !usable(number) {
                     number += 1;
                     continue;
@@ -184,17 +204,9 @@ fn runs_of(at: usize, entries: &[SummaryEntry], intervals: &[Interval], question
     runs
 }
 
-/// Whether the runs of source `at` are worth using: what lies between them is read from rows, and a block that is
-/// decoded once for each gap in it costs more than decoding it once. Where rows are gone, a gap is an error.
-fn keeps(
-    at: usize,
-    rows: Option<&Arc<Segment>>,
-    entries: &[SummaryEntry],
-    runs: &[Run],
-    question: &StepQuestion<'_>,
-    found: &mut [Option<DeviceBlocks>],
-) -> Result<bool> {
-    let (own_first, own_last) = entries[0].time_range();
+/// The times between runs at which the source may have rows that are asked for.
+fn gaps(entries: &[SummaryEntry], runs: &[Run], question: &StepQuestion<'_>) -> Vec<(i64, i64)> {
+    let (own_first, own_last) = extent(entries);
     let (first, last) = (own_first.max(question.first), own_last.min(question.last));
     let mut gaps = Vec::new();
     let mut next = Some(first);
@@ -203,36 +215,62 @@ fn keeps(
         next = run.last.checked_add(1);
     }
     gaps.extend(next.filter(|from| *from <= last).map(|from| (from, last)));
-    if gaps.is_empty() || runs.is_empty() && rows.is_some() {
-        return Ok(!runs.is_empty());
-    }
-    let Some(segment) = rows else {
-        // The shortest stored steps tell best whether a gap has rows.
-        let finest = entries.last().unwrap_or(&entries[0]);
-        let step = finest.summary().step();
-        let entry = finest.decode()?;
-        let has_rows = |(from, to): &(i64, i64)| {
-            let range = entry.find(step.number(*from)..step.number(*to).saturating_add(1));
-            range.into_iter().any(|i| entry.first_row[i] <= *to && entry.last_row[i] >= *from)
-        };
-        return match gaps.iter().find(|gap| has_rows(gap) && !(question.hidden)(at, gap.0, gap.1)) {
-            None => Ok(true),
-            Some((from, _)) => Err(rows_gone(finest, question, *from)),
-        };
-    };
-    let Some(blocks) = blocks_of(segment, question.device, &mut found[at])? else { return Ok(true) };
-    let decoded: usize = gaps.iter().map(|(from, to)| blocks.overlapping(*from, *to).len()).sum();
-    let asked = blocks.overlapping(first, last).len();
-    Ok(decoded < asked || decoded == 0)
+    gaps
 }
 
-fn rows_gone(entry: &SummaryEntry, question: &StepQuestion<'_>, at: i64) -> Error {
-    Error::Invalid(format!(
-        "table {}: the rows of device {} at {at} are beyond retention and steps of {} remain; ask for windows of whole steps of that length",
-        entry.summary().schema().name,
-        question.device,
-        entry.summary().step()
-    ))
+/// Refuses to answer without rows that are gone: in a gap between steps that tell of them. Steps that a delete touches are
+/// no longer whole, and what is left of them cannot be told: they are gone with it.
+fn check_gone(
+    entries: &[SummaryEntry],
+    mask: &Mask,
+    gaps: &[(i64, i64)],
+    gone_before: i64,
+    question: &StepQuestion<'_>,
+) -> Result<()> {
+    let mut kept = entries.iter().rev().filter(|entry| question.kept.contains(&entry.summary().step()));
+    let gaps = gaps.iter().filter(|(from, _)| *from < gone_before);
+    let Some(finest) = kept.next() else { return Ok(()) };
+    let step = finest.summary().step();
+    let mut read = None;
+    for (from, to) in gaps {
+        let to = (*to).min(gone_before.saturating_sub(1));
+        let entry = match &mut read {
+            Some(entry) => entry,
+            none => none.insert(finest.decode()?),
+        };
+        for at in entry.find(step.number(*from)..step.number(to).saturating_add(1)) {
+            let (first, last) = (entry.first_row[at], entry.last_row[at]);
+            let hidden = mask.touches(step.start_of(entry.numbers[at]), step.last_of(entry.numbers[at]));
+            if first <= to && last >= *from && !hidden {
+                return Err(Error::RowsGone {
+                    table: finest.summary().schema().name.to_string(),
+                    device: question.device.to_owned(),
+                    from_ns: first.max(*from),
+                    cut_off_ns: question.cut_off,
+                    step,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether using steps is worth what lies between them: that is read from rows, and decoding a block once for each gap
+/// in it costs more than decoding it once.
+fn pays(
+    segment: &Arc<Segment>,
+    gaps: &[(i64, i64)],
+    question: &StepQuestion<'_>,
+    found: &mut Option<DeviceBlocks>,
+) -> Result<bool> {
+    let alive = gaps.iter().filter(|(_, to)| *to >= question.cut_off);
+    if alive.clone().next().is_none() {
+        return Ok(true);
+    }
+    let Some(blocks) = blocks_of(segment, question.device, found)? else { return Ok(true) };
+    let decoded: usize = alive.map(|(from, to)| blocks.overlapping((*from).max(question.cut_off), *to).len()).sum();
+    let asked = blocks.overlapping(question.first.max(question.cut_off), question.last).len();
+    Ok(decoded < asked || decoded == 0)
 }
 
 fn blocks_of(segment: &Arc<Segment>, device: &str, found: &mut Option<DeviceBlocks>) -> Result<Option<DeviceBlocks>> {
@@ -249,9 +287,9 @@ fn rows_between(
     question: &StepQuestion<'_>,
     found: &mut [Option<DeviceBlocks>],
     (first, last): (i64, i64),
-    rows_of: &mut dyn FnMut(Vec<(usize, Source)>, i64, i64) -> Vec<crate::scan::Part>,
     out: &mut Vec<Stretch>,
 ) -> Result<()> {
+    let first = first.max(question.cut_off);
     let mut here: Vec<usize> =
         intervals.iter().take_while(|i| i.first <= last).filter(|i| i.last >= first).map(|i| i.source).collect();
     here.sort_unstable();
@@ -259,27 +297,20 @@ fn rows_between(
     let mut chosen = Vec::with_capacity(here.len());
     for at in here {
         match &sources[at] {
-            StepSource::Blocks(blocks) => chosen.push((at, Source::Blocks(blocks.clone()))),
-            StepSource::Rows(rows) => chosen.push((at, Source::Rows(Arc::clone(rows)))),
-            StepSource::Steps { rows: Some(segment), .. } => {
+            StepSource::Rows(source) => chosen.push(source.clone()),
+            StepSource::Steps { segment: Some(segment), mask, .. } => {
                 let blocks = blocks_of(segment, question.device, &mut found[at])?;
-                chosen.extend(blocks.map(|blocks| (at, Source::Blocks(blocks))));
+                chosen.extend(blocks.map(|blocks| match mask.is_empty() {
+                    true => Source::Blocks(blocks),
+                    false => Source::Masked(blocks, mask.clone()),
+                }));
             }
-            StepSource::Steps { rows: None, .. } => {}
+            StepSource::Steps { segment: None, .. } => {}
         }
     }
     if !chosen.is_empty() {
-        out.extend(rows_of(chosen, first, last).into_iter().map(Stretch::Rows));
+        let parts = plan(chosen, question.fields, first, last.saturating_add(1));
+        out.extend(parts.into_iter().map(Stretch::Rows));
     }
     Ok(())
-}
-
-/// Plans rows of sources that nothing hides.
-pub(crate) fn plan_rows(
-    fields: &Arc<[FieldDef]>,
-) -> impl FnMut(Vec<(usize, Source)>, i64, i64) -> Vec<crate::scan::Part> + '_ {
-    move |sources, first, last| {
-        let sources = sources.into_iter().map(|(_, source)| source).collect();
-        plan(sources, fields, first, last.saturating_add(1))
-    }
 }
