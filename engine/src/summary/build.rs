@@ -2,21 +2,23 @@
 
 use std::sync::Arc;
 
-use super::SummaryMeta;
 use super::aggregate::StepBuilder;
 use super::types::Step;
 use super::writer::{SummarySpec, SummaryWriter};
+use super::{SummaryMeta, summary_name};
 use crate::error::Result;
+use crate::manifest::{Edit, SegmentMeta};
 use crate::segment::{Segment, SegmentSpec};
 use crate::storage::Storage;
 use crate::types::{FieldDef, Rows};
-use crate::upkeep::FileNumbers;
+use crate::upkeep::{Beside, FileNumbers, MergeSink};
 
 /// A step of fewer rows costs about as much as the rows do.
 const ROWS_PER_STEP_MIN: u64 = 16;
 
 /// Makes the summaries of one segment out of the rows that go into it: the same calls as the segment's writer gets.
 pub struct SummaryBuild {
+    storage: Arc<dyn Storage>,
     hours: StepBuilder,
     minutes: StepBuilder,
     /// Steps that the table keeps longer than its rows: every device has them.
@@ -46,6 +48,7 @@ impl SummaryBuild {
         });
         let least = |step| if kept.contains(&step) { 0 } else { ROWS_PER_STEP_MIN };
         Self {
+            storage: Arc::clone(storage),
             // Days come from hours, so hours are always computed.
             hours: StepBuilder::new(Step::Hour, fields, 0),
             minutes: StepBuilder::new(Step::Minute, fields, least(Step::Minute)),
@@ -93,20 +96,45 @@ impl SummaryBuild {
     ///
     /// # Errors
     /// A failed write; nothing of the summaries stays.
-    pub fn finish(self, storage: &dyn Storage) -> Result<Vec<SummaryMeta>> {
+    pub fn finish(self) -> Result<Vec<SummaryMeta>> {
         let mut done: Vec<SummaryMeta> = Vec::new();
         for writer in self.writers {
             match writer.finish() {
                 Ok(meta) => done.extend(meta),
                 Err(error) => {
                     for meta in done {
-                        let _ = storage.remove(&super::summary_name(meta.id));
+                        let _ = self.storage.remove(&summary_name(meta.id));
                     }
                     return Err(error);
                 }
             }
         }
         Ok(done)
+    }
+}
+
+impl MergeSink for SummaryBuild {
+    fn begin_device(&mut self, device: &str, received: (i64, i64)) {
+        self.begin_device(device, received);
+    }
+
+    fn push_rows(&mut self, rows: &Rows) -> Result<()> {
+        self.push_rows(rows);
+        Ok(())
+    }
+
+    fn end_device(&mut self) -> Result<()> {
+        self.end_device()
+    }
+
+    fn finish(self: Box<Self>, _: &SegmentMeta) -> Result<Beside> {
+        let metas = (*self).finish()?;
+        let files = metas.iter().map(|meta| summary_name(meta.id)).collect();
+        Ok(Beside { edits: metas.into_iter().map(Edit::SummaryAdded).collect(), files })
+    }
+
+    fn discard(self: Box<Self>) {
+        // Its writers take their files along.
     }
 }
 
@@ -146,5 +174,5 @@ pub fn build_for_segment(
         }
         build.end_device()?;
     }
-    build.finish(&**storage)
+    build.finish()
 }

@@ -193,7 +193,7 @@ fn write(
         build.end_device().unwrap();
     }
     writer.finish().unwrap();
-    let metas = build.finish(&**storage).unwrap();
+    let metas = build.finish().unwrap();
     (Segment::open(&**storage, &segment_name(id)).unwrap(), metas)
 }
 
@@ -527,4 +527,40 @@ fn steps_outlive_their_rows_and_what_they_cannot_tell_is_refused() {
     let found = ask(gone, midnight, midnight + DAY_NS - 1, &[Step::Day, Step::Hour]).unwrap();
     let ranges: Vec<(i64, i64)> = found.iter().map(Stretch::time_range).collect();
     assert_eq!(ranges, [(midnight, midnight + 5 * hour - 1), (midnight + 7 * hour, midnight + DAY_NS - 1)]);
+}
+
+/// A summary of version 1, with every kind of field, is what today's program writes, and is read.
+#[test]
+fn version_1_is_read_and_written() {
+    let schema = all_types();
+    let memory = Arc::new(Memory::new());
+    let storage: Arc<dyn Storage> = memory.clone();
+    let chance = &mut Chance(20);
+    let devices = [
+        ("pump/ä".to_owned(), rows(&schema, 200, START, 700_000_000_000, chance)),
+        ("truck_1".to_owned(), rows(&schema, 400, START, 20_000_000_000, chance)),
+    ];
+    let (_, metas) = write(&storage, &schema, 1, &devices, &Step::ALL);
+    let written = storage.read(&summary_name(metas[1].id)).unwrap();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/summary-v1.sum");
+    if std::env::var_os("TIDEWELL_WRITE_FIXTURES").is_some() {
+        std::fs::write(path, &written).unwrap();
+    }
+    let bytes = std::fs::read(path).unwrap();
+    assert!(bytes == written, "today's summary differs from the fixture: a new format needs a new version");
+    let other = Memory::new();
+    other.create(&summary_name(metas[1].id)).unwrap().write_at(0, &bytes).unwrap();
+    let summary = Summary::open(&other, &summary_name(metas[1].id)).unwrap();
+    assert_eq!((summary.step(), summary.segment(), summary.shard(), summary.seq_range()), (Step::Hour, 1, 3, (7, 9)));
+    for (device, rows) in &devices {
+        let mut found = StepRows::default();
+        summary.find(device).unwrap().unwrap().load(i64::MIN..i64::MAX, &schema.fields, &mut found).unwrap();
+        for (at, (start, fields)) in naive(rows, &schema.fields, Step::Hour).iter().enumerate() {
+            assert_eq!(found.starts[at], *start);
+            assert!(fields.iter().zip(&found.fields).all(|(e, f)| same_field(&one(f, at), e)));
+        }
+    }
+    let mut text = String::new();
+    dump(&summary, Some("truck_1"), false, &mut text).unwrap();
+    assert!(text.contains("step 1h of segment 0000000000000001") && text.contains("    speed: count "), "{text}");
 }
