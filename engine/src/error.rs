@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::memory::MemoryFull;
 use crate::summary::Step;
 
 /// What can go wrong in the engine. Errors name the file, the offset, what was expected and what was found.
@@ -54,6 +55,9 @@ pub enum Error {
         /// The failure that stopped it.
         cause: String,
     },
+    /// A scan would copy more rows out of memtables than the memory for queries holds.
+    #[error(transparent)]
+    Memory(#[from] MemoryFull),
     /// A question needs rows that retention has removed, of a time of which only aggregates per step are left.
     #[error(
         "table {table}: the rows of device {device} from {from_ns} are gone (its rows begin at {cut_off_ns} by retention), steps of {step} are left; ask for windows made of whole steps of that length, and not for text"

@@ -6,24 +6,34 @@ use std::sync::Arc;
 use crate::catalog::Catalog;
 use crate::erase::Masks;
 use crate::error::Result;
+use crate::memory::{Class, Held, MemoryBudget};
 use crate::memtable::{Mark, Memtable};
 use crate::quarantine;
-use crate::scan::{Part, Source, plan, sort_unique};
+use crate::scan::{BlockCache, Part, Source, plan, sort_unique};
 use crate::shard::{LiveSegment, ShardView};
 use crate::summary::plan::{StepQuestion, StepSource, plan_steps};
 use crate::summary::{LiveSummary, Step, Stretch};
-use crate::types::{FieldDef, TableSchema};
+use crate::types::{FieldDef, Rows, TableSchema};
 use tidewell_codec::shard_of;
 
 /// Pairs of names and values that an operator gave a device.
 pub type Attributes = BTreeMap<String, String>;
+
+/// Rows that a scan copies out of memtables are counted from this size on.
+const COUNTED_BYTES_MIN: u64 = 256 << 10;
+
+fn rows_bytes(rows: &Rows) -> u64 {
+    (rows.times.len() * 8 + rows.columns.iter().map(|column| column.memory_bytes()).sum::<usize>()) as u64
+}
 
 /// Segments and memtables of one moment. Cheap to clone; files go when the last holder leaves.
 #[derive(Clone)]
 pub struct Snapshot {
     pub(crate) shards: Arc<Vec<Arc<ShardView>>>,
     pub(crate) catalog: Arc<Catalog>,
+    pub(crate) memory: Arc<MemoryBudget>,
     pub(crate) attributes: Arc<HashMap<Arc<str>, Arc<Attributes>>>,
+    pub(crate) cache: Arc<BlockCache>,
 }
 
 /// A device as the node knows it.
@@ -49,7 +59,8 @@ impl Snapshot {
     pub fn table(&self, name: &str) -> Option<TableView> {
         let schema = self.catalog.table(name)?;
         let shards = self.shards.iter().map(|view| ShardTable::new(view, &schema.name)).collect();
-        Some(TableView { schema, shards: Arc::new(shards) })
+        let (memory, cache) = (Arc::clone(&self.memory), Arc::clone(&self.cache));
+        Some(TableView { schema, memory, shards: Arc::new(shards), cache })
     }
 
     /// Attributes of `device`, if it has any.
@@ -91,7 +102,9 @@ impl Snapshot {
 #[derive(Clone)]
 pub struct TableView {
     schema: Arc<TableSchema>,
+    memory: Arc<MemoryBudget>,
     shards: Arc<Vec<ShardTable>>,
+    cache: Arc<BlockCache>,
 }
 
 /// One shard's part of a table, in log order: segments, then memtables.
@@ -190,7 +203,7 @@ impl TableView {
     /// field wins. `fields` are indexes into the schema; `end_ns == i64::MAX` has no end.
     ///
     /// # Errors
-    /// A damaged segment index.
+    /// A damaged segment index, or more rows in memtables than the memory for queries holds.
     pub fn scan(&self, device: &str, start_ns: i64, end_ns: i64, fields: &[usize]) -> Result<Vec<Part>> {
         let defs: Arc<[FieldDef]> = fields.iter().map(|&field| self.schema.fields[field].clone()).collect();
         let shard = self.shard_of(device);
@@ -201,23 +214,49 @@ impl TableView {
                 && (live.meta.time_min < end_ns || end_ns == i64::MAX)
                 && let Some(blocks) = live.segment.find(device)?
             {
-                sources.push(shard.masks.source(&live.meta, device, blocks));
+                sources.push(shard.masks.source(&live.meta, device, blocks.cached(&self.cache)));
             }
         }
+        let (rows, held) = self.rows_in_memory(shard, device, fields, (start_ns, end_ns))?;
+        sources.extend(rows.into_iter().map(Source::Rows));
+        let mut parts = plan(sources, &defs, start_ns, end_ns);
+        if let Some(held) = held {
+            parts.iter_mut().for_each(|part| part.hold(&held));
+        }
+        Ok(parts)
+    }
+
+    /// The device's rows in memtables, in log order, and the memory that is held for them.
+    fn rows_in_memory(
+        &self,
+        shard: &ShardTable,
+        device: &str,
+        fields: &[usize],
+        range: (i64, i64),
+    ) -> Result<(Vec<Arc<Rows>>, Option<Arc<Held>>)> {
+        let mut copied = 0;
+        let mut all = Vec::new();
         for (memtable, mark) in &shard.memtables {
-            let rows = memtable.rows_of(&self.schema, device, fields, *mark, (start_ns, end_ns));
+            let rows = memtable.rows_of(&self.schema, device, fields, *mark, range);
             if !rows.times.is_empty() {
-                sources.push(Source::Rows(Arc::new(sort_unique(rows))));
+                copied += rows_bytes(&rows);
+                all.push(Arc::new(sort_unique(rows)));
             }
         }
-        Ok(plan(sources, &defs, start_ns, end_ns))
+        // Few rows are not worth the counting: a question about the last minutes must not be slowed by it.
+        let held = match copied {
+            0..COUNTED_BYTES_MIN => None,
+            _ => Some(Arc::new(self.memory.hold(Class::Query, copied)?)),
+        };
+        Ok((all, held))
     }
 
     /// The rows of [`Self::scan`] as stretches that are disjoint and in time order: aggregates of whole steps where they
     /// are stored and may stand for the rows, and rows everywhere else.
     ///
     /// `steps` are the lengths that the caller can use, longest first. `usable` says whether the aggregates of the step
-    /// that begins at a time serve it, and is asked only for steps that lie wholly inside the range. Of text only the counts are stored: a caller that needs more offers no steps.
+    /// that begins at a time serve it, and is asked only for steps that lie wholly inside the range. Of text only the
+    /// counts are stored: a caller that needs more offers no steps.
     ///
     /// # Errors
     /// A damaged segment index; rows that retention has removed while steps of them are kept, where `usable` does not
@@ -270,29 +309,32 @@ impl TableView {
             } else if live.meta.time_max >= shard.cut_off
                 && let Some(blocks) = live.segment.find(device)?
             {
-                sources.push(StepSource::Rows(shard.masks.source(&live.meta, device, blocks)));
+                sources.push(StepSource::Rows(shard.masks.source(&live.meta, device, blocks.cached(&self.cache))));
             }
         }
         let range = (start_ns.max(shard.cut_off), end_ns);
-        for (memtable, mark) in &shard.memtables {
-            let rows = memtable.rows_of(&self.schema, device, fields, *mark, range);
-            if !rows.times.is_empty() {
-                sources.push(StepSource::Rows(Source::Rows(Arc::new(sort_unique(rows)))));
+        let (rows, held) = self.rows_in_memory(shard, device, fields, range)?;
+        sources.extend(rows.into_iter().map(|rows| StepSource::Rows(Source::Rows(rows))));
+        let question = StepQuestion {
+            device,
+            first: start_ns,
+            last: last_ns,
+            fields: &defs,
+            steps,
+            usable,
+            cut_off: shard.cut_off,
+            kept,
+            cache: Some(&self.cache),
+        };
+        let mut stretches = plan_steps(&sources, &question)?;
+        if let Some(held) = held {
+            for stretch in &mut stretches {
+                if let Stretch::Rows(part) = stretch {
+                    part.hold(&held);
+                }
             }
         }
-        plan_steps(
-            &sources,
-            &StepQuestion {
-                device,
-                first: start_ns,
-                last: last_ns,
-                fields: &defs,
-                steps,
-                usable,
-                cut_off: shard.cut_off,
-                kept,
-            },
-        )
+        Ok(stretches)
     }
 
     fn shard_of(&self, device: &str) -> &ShardTable {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::reader::SummaryEntry;
 use super::types::{Step, StepPart, Stretch};
 use crate::error::{Error, Result};
-use crate::scan::{Mask, Source, plan};
+use crate::scan::{BlockCache, Mask, Source, plan};
 use crate::segment::{DeviceBlocks, Segment};
 use crate::types::FieldDef;
 
@@ -43,6 +43,8 @@ pub(crate) struct StepQuestion<'a> {
     /// The first time whose rows retention has left, and the steps that it keeps of those before.
     pub cut_off: i64,
     pub kept: &'a [Step],
+    /// Keeps decoded blocks between queries.
+    pub cache: Option<&'a Arc<BlockCache>>,
 }
 
 /// A time during which a source may have rows, both ends inclusive.
@@ -267,15 +269,23 @@ fn pays(
     if alive.clone().next().is_none() {
         return Ok(true);
     }
-    let Some(blocks) = blocks_of(segment, question.device, found)? else { return Ok(true) };
+    let Some(blocks) = blocks_of(segment, question, found)? else { return Ok(true) };
     let decoded: usize = alive.map(|(from, to)| blocks.overlapping((*from).max(question.cut_off), *to).len()).sum();
     let asked = blocks.overlapping(question.first.max(question.cut_off), question.last).len();
     Ok(decoded < asked || decoded == 0)
 }
 
-fn blocks_of(segment: &Arc<Segment>, device: &str, found: &mut Option<DeviceBlocks>) -> Result<Option<DeviceBlocks>> {
+fn blocks_of(
+    segment: &Arc<Segment>,
+    question: &StepQuestion<'_>,
+    found: &mut Option<DeviceBlocks>,
+) -> Result<Option<DeviceBlocks>> {
     if found.is_none() {
-        *found = segment.find(device)?;
+        let blocks = segment.find(question.device)?;
+        *found = match question.cache {
+            Some(cache) => blocks.map(|blocks| blocks.cached(cache)),
+            None => blocks,
+        };
     }
     Ok(found.clone())
 }
@@ -299,7 +309,7 @@ fn rows_between(
         match &sources[at] {
             StepSource::Rows(source) => chosen.push(source.clone()),
             StepSource::Steps { segment: Some(segment), mask, .. } => {
-                let blocks = blocks_of(segment, question.device, &mut found[at])?;
+                let blocks = blocks_of(segment, question, &mut found[at])?;
                 chosen.extend(blocks.map(|blocks| match mask.is_empty() {
                     true => Source::Blocks(blocks),
                     false => Source::Masked(blocks, mask.clone()),

@@ -417,6 +417,7 @@ fn stretches_are_the_rows() {
             usable: &usable,
             cut_off,
             kept: &[],
+            cache: None,
         };
         let stretches = plan_steps(&sources, &question).unwrap();
 
@@ -505,6 +506,7 @@ fn steps_outlive_their_rows_and_what_they_cannot_tell_is_refused() {
             usable: &|_, _| true,
             cut_off: midnight + 5 * DAY_NS,
             kept: &[Step::Hour, Step::Day],
+            cache: None,
         };
         plan_steps(&entries(mask), &question)
     };
