@@ -147,6 +147,9 @@ impl ShardTable {
     }
 }
 
+/// Rows copied out of memtables, in log order, and the memory that is held for them.
+type RowsInMemory = (Vec<Arc<Rows>>, Option<Arc<Held>>);
+
 impl TableView {
     /// The table's name and fields.
     pub fn schema(&self) -> &Arc<TableSchema> {
@@ -226,14 +229,14 @@ impl TableView {
         Ok(parts)
     }
 
-    /// The device's rows in memtables, in log order, and the memory that is held for them.
+    /// The device's rows in memtables.
     fn rows_in_memory(
         &self,
         shard: &ShardTable,
         device: &str,
         fields: &[usize],
         range: (i64, i64),
-    ) -> Result<(Vec<Arc<Rows>>, Option<Arc<Held>>)> {
+    ) -> Result<RowsInMemory> {
         let mut copied = 0;
         let mut all = Vec::new();
         for (memtable, mark) in &shard.memtables {

@@ -421,8 +421,8 @@ fn stretches_are_the_rows() {
         };
         let stretches = plan_steps(&sources, &question).unwrap();
 
-        let mut all = Rows::default();
-        all.columns = fields.iter().map(|field| Column::new(field.field_type)).collect();
+        let columns = fields.iter().map(|field| Column::new(field.field_type)).collect();
+        let mut all = Rows { times: Vec::new(), columns };
         let mut rows = Rows::default();
         for part in plan(plain, &fields, start.max(cut_off), end) {
             part.load(&mut rows).unwrap();
