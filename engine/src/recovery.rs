@@ -23,6 +23,8 @@ use crate::shard::worker::ShardHandle;
 use crate::shard::{LiveSegment, ProducerHeads, ShardStats, SharedView};
 use crate::snapshot::Attributes;
 use crate::storage::Storage;
+use crate::summary::SummaryMeta;
+use crate::summary::live::open_listed;
 use crate::types::LogPosition;
 use crate::upkeep::compact::Compactor;
 use crate::upkeep::flush::{Flusher, open_live};
@@ -171,10 +173,15 @@ impl Opening<'_> {
     fn shard(&self, shard: u32, clock: &dyn Clock, stopping: &Arc<AtomicBool>, poke: &Poke) -> Result<OpenedShard> {
         let Self { storage, state, .. } = *self;
         let mut findings = Vec::new();
-        let (segments, set_aside) = self.segments(shard)?;
+        let (segments, set_aside) = self.segments(shard, &mut findings)?;
         // Rows to come are younger than all segments, also those that cannot be read, and than every erasure, also when
         // the segments that it was about are gone.
         let erased = state.erasures.values().filter(|erasure| erasure.shard == shard).map(|erasure| erasure.before_seq);
+        // So must they be than what summaries tell of whose segments are gone.
+        let without_rows = |meta: &&SummaryMeta| meta.shard == shard && !state.segments.contains_key(&meta.segment);
+        let kept: Vec<&SummaryMeta> = state.summaries.values().filter(without_rows).collect();
+        let erased = erased.chain(kept.iter().map(|meta| meta.seq_max + 1));
+        let kept = open_listed(storage, kept.iter().copied(), &mut findings);
         let metas = state.segments.values().filter(|meta| meta.shard == shard);
         let next_seq = metas.map(|meta| meta.seq_max + 1).chain(erased).max().unwrap_or(1);
         let heads = self.heads(shard, &mut findings)?;
@@ -199,6 +206,7 @@ impl Opening<'_> {
             stopping: Arc::clone(stopping),
             compactor: poke.clone(),
         };
+        parts.view.replace_kept(&[], kept);
         let from = released(self.manifest, shard);
         let mut replayed = replay_shard(shard, from, &parts, &mut flusher, clock, &mut findings)?;
         for damage in &mut replayed.damaged {
@@ -211,11 +219,14 @@ impl Opening<'_> {
     }
 
     /// The shard's segments, and what is damaged at a place without which a segment cannot be opened.
-    fn segments(&self, shard: u32) -> Result<(Vec<Arc<LiveSegment>>, Vec<SetAside>)> {
+    fn segments(&self, shard: u32, findings: &mut Vec<String>) -> Result<(Vec<Arc<LiveSegment>>, Vec<SetAside>)> {
         let (mut segments, mut set_aside) = (Vec::new(), Vec::new());
         for meta in self.state.segments.values().filter(|meta| meta.shard == shard) {
             match open_live(self.storage, meta.clone()) {
-                Ok(segment) => segments.push(segment),
+                Ok(segment) => {
+                    let summaries = open_listed(self.storage, self.state.summaries_of(meta.id), findings);
+                    segments.push(segment.with_summaries(summaries));
+                }
                 Err(error) => {
                     let aside = SetAside::new(meta.clone(), error)?;
                     tracing::error!(damage = %aside.place, "a segment cannot be opened; the rest is served without it");
