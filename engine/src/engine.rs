@@ -13,25 +13,32 @@ use tidewell_codec::{Batch, shard_of};
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::EngineConfig;
+use crate::erase::keeper::{Keeper, KeeperThread};
 use crate::erase::{self, Delete};
 use crate::error::{Error, Refusal, RefusalCode, Result};
 use crate::limits::{ATTRIBUTE_BYTES_MAX, DEVICE_ATTRIBUTES_MAX, DEVICE_ID_BYTES_MAX};
-use crate::manifest::{Edit, Manifest};
+use crate::manifest::{Edit, Manifest, Retention};
 use crate::recovery::{self, RecoveryReport};
 use crate::shard::worker::ShardHandle;
 use crate::shard::{Append, ProducerHeads, ShardStats, SharedView};
 use crate::snapshot::{Attributes, Snapshot};
 use crate::storage::Storage;
-use crate::types::{ProducerId, SeqNo};
+use crate::types::{ProducerId, SeqNo, TableSchema};
 use crate::upkeep::compact::Compactor;
 
 /// An open data directory.
 pub struct Engine {
     config: Arc<EngineConfig>,
-    catalog: Arc<Catalog>,
-    manifest: Arc<Mutex<Manifest>>,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) manifest: Arc<Mutex<Manifest>>,
     attributes: RwLock<Arc<HashMap<Arc<str>, Arc<Attributes>>>>,
-    shards: Vec<Shard>,
+    pub(crate) shards: Vec<Shard>,
+    /// Held for writing while tables change in more than one place, so that a snapshot has all of it or nothing.
+    pub(crate) moment: RwLock<()>,
+    /// Held by whoever makes all shards stand still.
+    pub(crate) changing_tables: Mutex<()>,
+    keeper: Arc<Keeper>,
+    keeper_thread: Mutex<Option<KeeperThread>>,
     compaction: Arc<Compaction>,
     compactor_thread: Mutex<Option<JoinHandle<()>>>,
     stopping: Arc<AtomicBool>,
@@ -65,6 +72,8 @@ pub struct ShardFigures {
     pub refused_batches: u64,
     /// Rows applied, replaced ones included.
     pub rows: u64,
+    /// Rows older than what their table keeps: acknowledged, not stored.
+    pub rows_expired: u64,
     /// Bytes written to the log.
     pub log_bytes: u64,
     /// Group commits.
@@ -128,12 +137,22 @@ impl Engine {
         } else {
             None
         };
+        let keeper = Arc::new(Keeper {
+            manifest: Arc::clone(&opened.manifest),
+            views: opened.shards.iter().map(|shard| Arc::clone(&shard.view)).collect(),
+            clock: Arc::clone(&clock),
+        });
+        let keeper_thread = config.compaction.then(|| KeeperThread::start(Arc::clone(&keeper)));
         let engine = Self {
             config: opened.config,
             catalog: opened.catalog,
             manifest: opened.manifest,
             attributes: RwLock::new(Arc::new(opened.attributes)),
             shards: opened.shards,
+            moment: RwLock::new(()),
+            changing_tables: Mutex::new(()),
+            keeper,
+            keeper_thread: Mutex::new(keeper_thread),
             compaction,
             compactor_thread: Mutex::new(compactor_thread),
             stopping,
@@ -228,9 +247,10 @@ impl Engine {
 
     /// This moment, for readers: every row acknowledged before the call is in it.
     pub fn snapshot(&self) -> Snapshot {
+        let _moment = self.moment.read();
         Snapshot {
             shards: Arc::new(self.shards.iter().map(|s| s.view.load()).collect()),
-            catalog: Arc::clone(&self.catalog),
+            tables: self.catalog.load(),
             attributes: Arc::clone(&self.attributes.read()),
         }
     }
@@ -251,17 +271,7 @@ impl Engine {
     pub fn compact(&self) -> Result<()> {
         let compactors = self.compaction.compactors.lock();
         compactors.iter().try_for_each(|c| c.run_all(self.clock.now_ns()))?;
-        self.forget_erasures()
-    }
-
-    /// Forgets erasures that no file needs any more.
-    fn forget_erasures(&self) -> Result<()> {
-        for (number, shard) in (0..).zip(&self.shards) {
-            if shard.view.load().masks.erasures().next().is_some() {
-                erase::forget_finished(&mut self.manifest.lock(), &shard.view, number)?;
-            }
-        }
-        Ok(())
+        self.keeper.keep()
     }
 
     /// Takes rows of devices away: at once for readers, from the files with the merges to come. Rows that were acknowledged
@@ -273,9 +283,7 @@ impl Engine {
     pub fn delete(&self, deletes: &[Delete]) -> Result<()> {
         for delete in deletes {
             delete.check()?;
-            if let Some(table) = delete.table.as_deref().filter(|table| self.catalog.table(table).is_none()) {
-                return Err(Error::Invalid(format!("delete of device {}: there is no table {table}", delete.device)));
-            }
+            delete.table.as_deref().map_or(Ok(()), |table| self.require_table(table))?;
         }
         let mut by_shard: Vec<Vec<Delete>> = vec![Vec::new(); self.shards.len()];
         for delete in deletes {
@@ -293,6 +301,41 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Sets for how long `table` keeps its rows. A shorter time takes effect at once.
+    ///
+    /// # Errors
+    /// There is no such table, or a failed write.
+    pub fn set_retention(&self, table: &str, retention: Retention) -> Result<()> {
+        self.require_table(table)?;
+        let cut_off = {
+            let mut manifest = self.manifest.lock();
+            manifest.append(&[Edit::RetentionSet { table: table.into(), retention }])?;
+            manifest.state().cut_offs.contains_key(table)
+        };
+        if cut_off {
+            // A cut-off that may go back must not bring back what it hid: flushes leave that out.
+            self.flush()?;
+        }
+        self.keep()
+    }
+
+    /// For how long each table keeps its rows, and the first time that it still has where something was cut off.
+    pub fn retention(&self) -> Vec<(Arc<TableSchema>, Retention, Option<i64>)> {
+        let manifest = self.manifest.lock();
+        let state = manifest.state();
+        let of = |table: &TableSchema| state.retention.get(&table.name).copied().unwrap_or_default();
+        let tables = self.catalog.tables();
+        tables.into_iter().map(|t| (Arc::clone(&t), of(&t), state.cut_offs.get(&t.name).copied())).collect()
+    }
+
+    /// Carries out retention as of now. The engine does so by itself every few seconds, unless compaction is off.
+    ///
+    /// # Errors
+    /// A failed write; it is tried again the next time.
+    pub fn keep(&self) -> Result<()> {
+        self.keeper.keep()
     }
 
     /// Gives `device` these attributes in place of all that it had; none removes them.
@@ -345,6 +388,7 @@ impl Engine {
         // First, so that a flush that meets a full disk ends instead of waiting for room.
         self.stopping.store(true, Ordering::Relaxed);
         let flushed = self.flush();
+        drop(self.keeper_thread.lock().take());
         for shard in &self.shards {
             shard.handle.lock().stop();
         }
@@ -386,6 +430,7 @@ impl Shard {
             duplicate_batches: stats.duplicate_batches.get(),
             refused_batches: stats.refused_batches.get(),
             rows: stats.rows.get(),
+            rows_expired: stats.rows_expired.get(),
             log_bytes: stats.log_bytes.get(),
             log_syncs: stats.log_syncs.get(),
             log_sync_last_us: stats.log_sync_last_us.get(),

@@ -213,7 +213,10 @@ fn replay_shard(
             }
         };
         let view = parts.view.load();
-        view.active.publish(std::iter::once((batch, schema, record.received_ns)));
+        let (batch, _) = view.masks.without_expired(batch);
+        if !batch.times.is_empty() {
+            view.active.publish(std::iter::once((batch, schema, record.received_ns)));
+        }
         parts.heads.write().advance(record.producer, record.seq, record.received_ns);
         if view.active.bytes() >= part_bytes {
             let heads = parts.heads.read().clone();

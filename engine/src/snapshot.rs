@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::catalog::Catalog;
+use crate::catalog::{self, Tables};
 use crate::erase::Masks;
 use crate::error::Result;
 use crate::memtable::{Mark, Memtable};
@@ -20,7 +20,7 @@ pub type Attributes = BTreeMap<String, String>;
 #[derive(Clone)]
 pub struct Snapshot {
     pub(crate) shards: Arc<Vec<Arc<ShardView>>>,
-    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) tables: Arc<Tables>,
     pub(crate) attributes: Arc<HashMap<Arc<str>, Arc<Attributes>>>,
 }
 
@@ -40,12 +40,12 @@ pub struct DeviceInfo {
 impl Snapshot {
     /// All tables, sorted by name.
     pub fn tables(&self) -> Vec<Arc<TableSchema>> {
-        self.catalog.tables()
+        catalog::sorted(&self.tables)
     }
 
     /// One table's rows at this moment.
     pub fn table(&self, name: &str) -> Option<TableView> {
-        let schema = self.catalog.table(name)?;
+        let schema = Arc::clone(self.tables.get(name)?);
         let shards = self.shards.iter().map(|view| ShardTable::new(view, &schema.name)).collect();
         Some(TableView { schema, shards: Arc::new(shards) })
     }
@@ -147,7 +147,7 @@ impl TableView {
                 }
             }
             for (memtable, mark) in &shard.memtables {
-                for device in memtable.devices(&self.schema.name, *mark) {
+                for device in memtable.devices(&self.schema.name, *mark, shard.cut_off) {
                     visit(device.id, device.received_ns);
                 }
             }

@@ -19,6 +19,11 @@ pub struct LiveSegment {
     pub meta: SegmentMeta,
     /// The reader.
     pub segment: Arc<Segment>,
+    file: Arc<StoredFile>,
+}
+
+/// The file of a segment; a renamed table's segments share theirs with those that older snapshots hold.
+struct StoredFile {
     name: String,
     storage: Arc<dyn Storage>,
     replaced: AtomicBool,
@@ -27,16 +32,22 @@ pub struct LiveSegment {
 impl LiveSegment {
     /// Wraps an open segment that is stored as `name`.
     pub fn new(meta: SegmentMeta, segment: Arc<Segment>, name: String, storage: Arc<dyn Storage>) -> Arc<Self> {
-        Arc::new(Self { meta, segment, name, storage, replaced: AtomicBool::new(false) })
+        let file = Arc::new(StoredFile { name, storage, replaced: AtomicBool::new(false) });
+        Arc::new(Self { meta, segment, file })
+    }
+
+    /// The same segment, of which the manifest says something else now.
+    fn with_meta(&self, meta: SegmentMeta) -> Arc<Self> {
+        Arc::new(Self { meta, segment: Arc::clone(&self.segment), file: Arc::clone(&self.file) })
     }
 
     /// Says that the manifest no longer lists it: the file is removed when the last query lets go.
     pub fn mark_replaced(&self) {
-        self.replaced.store(true, Ordering::Release);
+        self.file.replaced.store(true, Ordering::Release);
     }
 }
 
-impl Drop for LiveSegment {
+impl Drop for StoredFile {
     fn drop(&mut self) {
         if self.replaced.load(Ordering::Acquire)
             && let Err(error) = self.storage.remove(&self.name)
@@ -117,6 +128,39 @@ impl SharedView {
     pub fn set_masks(&self, state: &ManifestState, shard: u32) {
         let masks = Arc::new(Masks::new(state, shard));
         self.change(|view| view.masks = masks);
+    }
+
+    /// Takes the masks over and lets go of segments that the manifest removed, whose files go with their last reader.
+    pub fn cut_off(&self, state: &ManifestState, shard: u32, gone: &[u64]) {
+        let masks = Arc::new(Masks::new(state, shard));
+        self.change(|view| {
+            view.masks = masks;
+            let (old, kept): (Vec<_>, Vec<_>) = {
+                let all = view.segments.values().flatten().cloned();
+                all.partition(|s| gone.binary_search(&s.meta.id).is_ok())
+            };
+            if !old.is_empty() {
+                view.segments = Arc::new(by_table(kept));
+                old.iter().for_each(|s| s.mark_replaced());
+            }
+        });
+    }
+
+    /// Takes masks and segments over after a table was dropped or renamed. The memtables must be empty.
+    pub fn change_tables(&self, state: &ManifestState, shard: u32) {
+        let masks = Arc::new(Masks::new(state, shard));
+        self.change(|view| {
+            view.masks = masks;
+            let now = view.segments.values().flatten().filter_map(|live| match state.segments.get(&live.meta.id) {
+                Some(meta) if *meta == live.meta => Some(Arc::clone(live)),
+                Some(meta) => Some(live.with_meta(meta.clone())),
+                None => {
+                    live.mark_replaced();
+                    None
+                }
+            });
+            view.segments = Arc::new(by_table(now.collect()));
+        });
     }
 
     fn change(&self, edit: impl FnOnce(&mut ShardView)) {

@@ -1,0 +1,97 @@
+//! Owns dropping and renaming tables: the moment between two batches at which no row of any shard is in memory.
+
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::bounded;
+use tidewell_codec::check_table_name;
+
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::manifest::Edit;
+
+/// How long the shards may take to write what they have in memory while no batch is taken. It was written just before, so
+/// that only a disk without room needs longer.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+impl Engine {
+    /// Takes a table away, with all rows, its policy, its erasures. A batch that comes later makes it anew, with fields of
+    /// any type. A crash leaves all of it or nothing.
+    ///
+    /// # Errors
+    /// There is no such table, or a failed write: nothing happened.
+    pub fn drop_table(&self, table: &str) -> Result<()> {
+        self.change_tables(&|| {
+            self.require_table(table)?;
+            Ok(Edit::TableDropped { table: table.into() })
+        })
+    }
+
+    /// Gives a table another name; everything else of it stays. A batch that comes later under the old name makes a table anew.
+    ///
+    /// # Errors
+    /// There is no such table, the new name is taken or no name, or a failed write: nothing happened.
+    pub fn rename_table(&self, from: &str, to: &str) -> Result<()> {
+        check_table_name(to).map_err(|error| Error::Invalid(error.to_string()))?;
+        self.change_tables(&|| {
+            self.require_table(from)?;
+            if self.catalog.table(to).is_some() {
+                return Err(Error::Invalid(format!("table {from} cannot become {to}: there is such a table")));
+            }
+            Ok(Edit::TableRenamed { from: from.into(), to: to.into() })
+        })
+    }
+
+    /// That there is such a table.
+    pub(crate) fn require_table(&self, table: &str) -> Result<()> {
+        if self.catalog.table(table).is_some() {
+            return Ok(());
+        }
+        let known: Vec<String> = self.catalog.tables().iter().map(|table| table.name.to_string()).collect();
+        let known = if known.is_empty() { "none yet".to_owned() } else { known.join(", ") };
+        Err(Error::Invalid(format!("there is no table {table}; tables: {known}")))
+    }
+
+    /// Makes the edit while every shard stands still with empty memory: no row of the old table is outside segments, and no
+    /// batch that was checked against the old tables is between check and log.
+    fn change_tables(&self, edit: &dyn Fn() -> Result<Edit>) -> Result<()> {
+        // Refused before the shards are bothered; asked again when they stand still.
+        edit()?;
+        // Two at a time would wait for each other's shards.
+        let _alone = self.changing_tables.lock();
+        // The long part first, while batches are taken.
+        self.flush()?;
+        let mut held = Vec::new();
+        let mut waits = Vec::new();
+        for shard in &self.shards {
+            let (resume, resumed) = bounded::<()>(0);
+            waits.push(shard.sender.pause(resumed)?);
+            held.push(resume);
+        }
+        let deadline = Instant::now() + PAUSE_MAX;
+        waits.into_iter().try_for_each(|wait| wait.wait_until(deadline))?;
+        let edit = edit()?;
+        let mut manifest = self.manifest.lock();
+        // A table that no flush has met yet is in the catalog only.
+        let known = match &edit {
+            Edit::TableDropped { table } | Edit::TableRenamed { from: table, .. } => {
+                manifest.state().table(table).is_some()
+            }
+            _ => true,
+        };
+        if known {
+            manifest.append(std::slice::from_ref(&edit))?;
+        }
+        // Snapshots are taken before all of this or after it.
+        let _moment = self.moment.write();
+        match &edit {
+            Edit::TableDropped { table } => self.catalog.drop_table(table),
+            Edit::TableRenamed { from, to } => self.catalog.rename_table(from, to),
+            _ => {}
+        }
+        for (number, shard) in (0..).zip(&self.shards) {
+            shard.view.change_tables(manifest.state(), number);
+        }
+        drop(held);
+        Ok(())
+    }
+}
