@@ -14,16 +14,15 @@ use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::EngineConfig;
 use crate::erase::keeper::{Keeper, KeeperThread};
-use crate::erase::{self, Delete};
 use crate::error::{Error, Refusal, RefusalCode, Result};
 use crate::limits::{ATTRIBUTE_BYTES_MAX, DEVICE_ATTRIBUTES_MAX, DEVICE_ID_BYTES_MAX};
-use crate::manifest::{Edit, Manifest, Retention};
+use crate::manifest::{Edit, Manifest};
 use crate::recovery::{self, RecoveryReport};
 use crate::shard::worker::ShardHandle;
 use crate::shard::{Append, ProducerHeads, ShardStats, SharedView};
 use crate::snapshot::{Attributes, Snapshot};
 use crate::storage::Storage;
-use crate::types::{ProducerId, SeqNo, TableSchema};
+use crate::types::{ProducerId, SeqNo};
 use crate::upkeep::compact::Compactor;
 
 /// An open data directory.
@@ -31,18 +30,18 @@ pub struct Engine {
     config: Arc<EngineConfig>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) manifest: Arc<Mutex<Manifest>>,
-    attributes: RwLock<Arc<HashMap<Arc<str>, Arc<Attributes>>>>,
+    pub(crate) attributes: RwLock<Arc<HashMap<Arc<str>, Arc<Attributes>>>>,
     pub(crate) shards: Vec<Shard>,
     /// Held for writing while tables change in more than one place, so that a snapshot has all of it or nothing.
     pub(crate) moment: RwLock<()>,
     /// Held by whoever makes all shards stand still.
     pub(crate) changing_tables: Mutex<()>,
-    keeper: Arc<Keeper>,
+    pub(crate) keeper: Arc<Keeper>,
     keeper_thread: Mutex<Option<KeeperThread>>,
     compaction: Arc<Compaction>,
     compactor_thread: Mutex<Option<JoinHandle<()>>>,
     stopping: Arc<AtomicBool>,
-    clock: Arc<dyn Clock>,
+    pub(crate) clock: Arc<dyn Clock>,
     /// Held until the engine goes.
     _lock: Box<dyn Send + Sync>,
 }
@@ -271,70 +270,6 @@ impl Engine {
     pub fn compact(&self) -> Result<()> {
         let compactors = self.compaction.compactors.lock();
         compactors.iter().try_for_each(|c| c.run_all(self.clock.now_ns()))?;
-        self.keeper.keep()
-    }
-
-    /// Takes rows of devices away: at once for readers, from the files with the merges to come. Rows that were acknowledged
-    /// before the call are deleted, rows that come after it are not. Deletes of one shard take effect together.
-    ///
-    /// # Errors
-    /// A device or a range out of bounds, a table that is not there; a failed write: a part may have taken effect then, and
-    /// the same deletes may be asked for again.
-    pub fn delete(&self, deletes: &[Delete]) -> Result<()> {
-        for delete in deletes {
-            delete.check()?;
-            delete.table.as_deref().map_or(Ok(()), |table| self.require_table(table))?;
-        }
-        let mut by_shard: Vec<Vec<Delete>> = vec![Vec::new(); self.shards.len()];
-        for delete in deletes {
-            by_shard[shard_of(&delete.device, self.shard_count()) as usize].push(delete.clone());
-        }
-        let now_ns = self.clock.now_ns();
-        let mut waits = Vec::new();
-        for (shard, deletes) in self.shards.iter().zip(by_shard).filter(|(_, deletes)| !deletes.is_empty()) {
-            waits.push(shard.sender.flush_then(move |flusher| erase::delete(flusher, &deletes, now_ns).map(drop))?);
-        }
-        waits.into_iter().try_for_each(|wait| wait.wait())?;
-        for delete in deletes.iter().filter(|delete| delete.is_whole_device()) {
-            if self.attributes.read().contains_key(&delete.device) {
-                self.set_attributes(&delete.device, Attributes::new())?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Sets for how long `table` keeps its rows. A shorter time takes effect at once.
-    ///
-    /// # Errors
-    /// There is no such table, or a failed write.
-    pub fn set_retention(&self, table: &str, retention: Retention) -> Result<()> {
-        self.require_table(table)?;
-        let cut_off = {
-            let mut manifest = self.manifest.lock();
-            manifest.append(&[Edit::RetentionSet { table: table.into(), retention }])?;
-            manifest.state().cut_offs.contains_key(table)
-        };
-        if cut_off {
-            // A cut-off that may go back must not bring back what it hid: flushes leave that out.
-            self.flush()?;
-        }
-        self.keep()
-    }
-
-    /// For how long each table keeps its rows, and the first time that it still has where something was cut off.
-    pub fn retention(&self) -> Vec<(Arc<TableSchema>, Retention, Option<i64>)> {
-        let manifest = self.manifest.lock();
-        let state = manifest.state();
-        let of = |table: &TableSchema| state.retention.get(&table.name).copied().unwrap_or_default();
-        let tables = self.catalog.tables();
-        tables.into_iter().map(|t| (Arc::clone(&t), of(&t), state.cut_offs.get(&t.name).copied())).collect()
-    }
-
-    /// Carries out retention as of now. The engine does so by itself every few seconds, unless compaction is off.
-    ///
-    /// # Errors
-    /// A failed write; it is tried again the next time.
-    pub fn keep(&self) -> Result<()> {
         self.keeper.keep()
     }
 

@@ -16,7 +16,7 @@ use tidewell_engine::manifest::Manifest;
 use tidewell_engine::segment::Segment;
 use tidewell_engine::storage::faulty::Faulty;
 use tidewell_engine::storage::{Memory, Storage};
-use tidewell_engine::{Delete, Engine, EngineConfig, Retention};
+use tidewell_engine::{Delete, Engine, EngineConfig, Retention, TableFigures};
 
 const TABLES: [&str; 3] = ["readings", "diagnostics", "more"];
 const DEVICES: [&str; 4] = ["truck_1", "truck_2", "pump/7", "pump/8"];
@@ -150,7 +150,7 @@ impl World {
     /// Moves the cut-offs. One goes back when nothing is stored before it, which files may not be rewritten for yet: so
     /// what the engine says is taken, and checked for what it may be.
     fn keep(&mut self, engine: &Engine, now_ns: i64) {
-        for (schema, retention, cut_off) in engine.retention() {
+        for TableFigures { schema, retention, cut_off, .. } in engine.tables() {
             let table = schema.name.to_string();
             let days = self.retention.get(&table).copied().unwrap_or(0);
             assert_eq!(retention.raw_ns, (days > 0).then_some(days * DAY_NS as u64), "{table}");

@@ -18,5 +18,5 @@ mod retention;
 mod tables;
 
 pub use delete::Delete;
-pub(crate) use delete::delete;
 pub use masks::Masks;
+pub use tables::TableFigures;

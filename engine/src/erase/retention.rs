@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tidewell_codec::{Batch, Column, DeviceRuns};
 
 use super::Masks;
+use crate::engine::Engine;
 use crate::error::Result;
 use crate::limits::DAY_NS;
 use crate::manifest::{Edit, Manifest, ManifestState, Retention};
@@ -20,10 +21,38 @@ impl Retention {
     }
 }
 
+impl Engine {
+    /// Sets for how long `table` keeps its rows. A shorter time takes effect at once.
+    ///
+    /// # Errors
+    /// There is no such table, or a failed write.
+    pub fn set_retention(&self, table: &str, retention: Retention) -> Result<()> {
+        self.require_table(table)?;
+        let cut_off = {
+            let mut manifest = self.manifest.lock();
+            manifest.append(&[Edit::RetentionSet { table: table.into(), retention }])?;
+            manifest.state().cut_offs.contains_key(table)
+        };
+        if cut_off {
+            // A cut-off that may go back must not bring back what it hid: flushes leave that out.
+            self.flush()?;
+        }
+        self.keep()
+    }
+
+    /// Carries out retention as of now. The engine does so by itself every few seconds, unless compaction is off.
+    ///
+    /// # Errors
+    /// A failed write; it is tried again the next time.
+    pub fn keep(&self) -> Result<()> {
+        self.keeper.keep()
+    }
+}
+
 /// Moves every table's cut-off to where its policy has it at `now_ns`, and lets go of the segments that lie before it: one
 /// edit. A cut-off goes back, after a longer retention was set, only when nothing before it is stored any more: what
 /// was gone for readers stays gone. Returns whether anything changed.
-pub(crate) fn advance(manifest: &mut Manifest, views: &[Arc<SharedView>], now_ns: i64) -> Result<bool> {
+pub(super) fn advance(manifest: &mut Manifest, views: &[Arc<SharedView>], now_ns: i64) -> Result<bool> {
     let state = manifest.state();
     let mut edits = Vec::new();
     let mut gone = Vec::new();

@@ -1,5 +1,7 @@
-//! Owns dropping and renaming tables: the moment between two batches at which no row of any shard is in memory.
+//! Owns tables as an operator sees, drops and renames them: the moment between two batches at which no row of any shard is in
+//! memory.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
@@ -7,13 +9,65 @@ use tidewell_codec::check_table_name;
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::manifest::Edit;
+use crate::manifest::{Edit, Retention};
+use crate::types::TableSchema;
 
 /// How long the shards may take to write what they have in memory while no batch is taken. It was written just before, so
 /// that only a disk without room needs longer.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
+/// A table as an operator sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableFigures {
+    /// Its name and fields.
+    pub schema: Arc<TableSchema>,
+    /// Files.
+    pub segments: u64,
+    /// Their bytes.
+    pub segment_bytes: u64,
+    /// Their rows, some of which may be gone for readers.
+    pub segment_rows: u64,
+    /// First and last time in them.
+    pub time_range: Option<(i64, i64)>,
+    /// For how long rows are kept.
+    pub retention: Retention,
+    /// First time that is still there, where something was cut off.
+    pub cut_off: Option<i64>,
+    /// Deletes that files still have rows of, those of all tables included.
+    pub erasures: u64,
+}
+
 impl Engine {
+    /// All tables, sorted by name.
+    pub fn tables(&self) -> Vec<TableFigures> {
+        let manifest = self.manifest.lock();
+        let state = manifest.state();
+        let tables = self.catalog.tables();
+        let mut figures: Vec<TableFigures> = tables
+            .into_iter()
+            .map(|schema| TableFigures {
+                segments: 0,
+                segment_bytes: 0,
+                segment_rows: 0,
+                time_range: None,
+                retention: state.retention.get(&schema.name).copied().unwrap_or_default(),
+                cut_off: state.cut_offs.get(&schema.name).copied(),
+                erasures: state.erasures.values().filter(|erasure| erasure.covers_table(&schema.name)).count() as u64,
+                schema,
+            })
+            .collect();
+        for meta in state.segments.values() {
+            let Ok(at) = figures.binary_search_by(|table| table.schema.name.cmp(&meta.table)) else { continue };
+            let table = &mut figures[at];
+            table.segments += 1;
+            table.segment_bytes += meta.bytes;
+            table.segment_rows += meta.rows;
+            let (first, last) = table.time_range.unwrap_or((i64::MAX, i64::MIN));
+            table.time_range = Some((first.min(meta.time_min), last.max(meta.time_max)));
+        }
+        figures
+    }
+
     /// Takes a table away, with all rows, its policy, its erasures. A batch that comes later makes it anew, with fields of
     /// any type. A crash leaves all of it or nothing.
     ///
