@@ -208,16 +208,9 @@ fn downsample<T: Table>(
         let (name, field_type) = (field.name.to_string(), field.field_type);
         fields.push(PlannedField { name, field_type, aggregates: aggregates.clone() });
     }
-    let plan = WindowPlan {
-        schema: schema.as_slice().into(),
-        start,
-        end,
-        windows,
-        fields,
-        scan,
-        fill: request.fill,
-        batch_rows: limits.batch_rows,
-    };
+    let (group, rows) = (&request.group, limits.batch_rows);
+    let plan =
+        WindowPlan::new(schema.as_slice().into(), (start, end), windows, fields, scan, request.fill, group, rows);
     Ok(table.prepared(schema, Question::Downsample { plan: Box::new(plan), group: request.group.clone() }))
 }
 

@@ -8,7 +8,7 @@ mod snapshot;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tidewell_engine::{Error, FieldStats, Rows, TableSchema};
+use tidewell_engine::{Error, FieldStats, Rows, Step, StepRows, TableSchema};
 
 /// Data of one moment. Cheap to clone.
 pub trait Source: Clone + Send + Sync + 'static {
@@ -24,9 +24,11 @@ pub trait Source: Clone + Send + Sync + 'static {
 }
 
 /// One table of one moment.
-pub trait Table: Send + Sync + 'static {
+pub trait Table: Sized + Send + Sync + 'static {
     /// Rows of one device that lie together in time.
     type Part: Part;
+    /// Aggregates of whole steps that stand for rows.
+    type Steps: Steps;
 
     /// Name and fields.
     fn schema(&self) -> &Arc<TableSchema>;
@@ -35,6 +37,29 @@ pub trait Table: Send + Sync + 'static {
     /// The rows of `device` with `start <= time < end`, as parts in time order that do not overlap. `fields` are indexes
     /// into the schema.
     fn scan(&self, device: &str, start: i64, end: i64, fields: &[usize]) -> Result<Vec<Self::Part>, Error>;
+    /// The same rows, with aggregates of whole steps in the place of rows where they are stored, nothing else lies at
+    /// their time, and `usable` says of the step's length and start that they serve. `steps` are the lengths that may be
+    /// used, longest first; a step that `usable` takes lies wholly inside the range.
+    fn scan_steps(
+        &self,
+        device: &str,
+        start: i64,
+        end: i64,
+        fields: &[usize],
+        steps: &[Step],
+        usable: &dyn Fn(Step, i64) -> bool,
+    ) -> Result<Stretches<Self>, Error>;
+}
+
+/// What a scan by steps gives: disjoint, in time order.
+pub type Stretches<T> = Vec<Stretch<<T as Table>::Part, <T as Table>::Steps>>;
+
+/// A stretch of time in the answer of a scan by steps.
+pub enum Stretch<P, S> {
+    /// Rows as they were written.
+    Rows(P),
+    /// Aggregates that stand for them.
+    Steps(S),
 }
 
 /// Rows of one device that lie together in time, perhaps not decoded yet. Indexes are into the `fields` of the scan.
@@ -47,6 +72,16 @@ pub trait Part: Send + 'static {
     fn stats(&self, field: usize) -> Option<FieldStats>;
     /// Replaces the content of `rows` by the times and the columns `which`; other columns are left empty.
     fn load_fields(&self, which: &[usize], rows: &mut Rows) -> Result<(), Error>;
+}
+
+/// Aggregates of a run of steps of one length, perhaps not decoded yet.
+pub trait Steps: Send + 'static {
+    /// The length of the steps.
+    fn step(&self) -> Step;
+    /// Start of the first step and last time of the last, both inclusive.
+    fn time_range(&self) -> (i64, i64);
+    /// Replaces the content of `rows` by the steps that have rows, with all fields of the scan.
+    fn load(&self, rows: &mut StepRows) -> Result<(), Error>;
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tidewell_engine::{Error, FieldStats, Rows, TableSchema, TableView};
-use tidewell_query::source::{Part, Source, Table};
+use tidewell_engine::{Error, FieldStats, Rows, Step, StepPart, TableSchema, TableView};
+use tidewell_query::source::{Part, Source, Stretch, Stretches, Table};
 
 /// One table's rows as decoded blocks.
 #[derive(Clone)]
@@ -52,6 +52,7 @@ impl Source for Decoded {
 
 impl Table for Decoded {
     type Part = DecodedPart;
+    type Steps = StepPart;
 
     fn schema(&self) -> &Arc<TableSchema> {
         &self.0.schema
@@ -69,6 +70,18 @@ impl Table for Decoded {
             DecodedPart { rows: Arc::clone(rows), fields: fields.into() }
         });
         Ok(parts.collect())
+    }
+
+    fn scan_steps(
+        &self,
+        device: &str,
+        start: i64,
+        end: i64,
+        fields: &[usize],
+        _: &[Step],
+        _: &dyn Fn(Step, i64) -> bool,
+    ) -> Result<Stretches<Self>, Error> {
+        Ok(self.scan(device, start, end, fields)?.into_iter().map(Stretch::Rows).collect())
     }
 }
 

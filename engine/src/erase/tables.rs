@@ -10,11 +10,41 @@ use tidewell_codec::check_table_name;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::manifest::{Edit, Retention};
+use crate::quarantine::{shadow_of, table_of};
 use crate::types::TableSchema;
 
 /// How long the shards may take to write what they have in memory while no batch is taken. It was written just before, so
 /// that only a disk without room needs longer.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// What may become of a table.
+enum Change {
+    Drop(Arc<str>),
+    Rename(Arc<str>, Arc<str>),
+}
+
+impl Change {
+    fn table(&self) -> &str {
+        match self {
+            Self::Drop(table) | Self::Rename(table, _) => table,
+        }
+    }
+
+    fn edit(&self) -> Edit {
+        match self {
+            Self::Drop(table) => Edit::TableDropped { table: table.clone() },
+            Self::Rename(from, to) => Edit::TableRenamed { from: from.clone(), to: to.clone() },
+        }
+    }
+
+    /// The same for the table of rows in quarantine.
+    fn of_shadow(&self) -> Self {
+        match self {
+            Self::Drop(table) => Self::Drop(shadow_of(table).into()),
+            Self::Rename(from, to) => Self::Rename(shadow_of(from).into(), shadow_of(to).into()),
+        }
+    }
+}
 
 /// A table as an operator sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,13 +68,12 @@ pub struct TableFigures {
 }
 
 impl Engine {
-    /// All tables, sorted by name.
+    /// All tables, sorted by name; without those that keep rows in quarantine.
     pub fn tables(&self) -> Vec<TableFigures> {
         let manifest = self.manifest.lock();
         let state = manifest.state();
-        let tables = self.catalog.tables();
+        let tables = self.catalog.tables().into_iter().filter(|table| table_of(&table.name).is_none());
         let mut figures: Vec<TableFigures> = tables
-            .into_iter()
             .map(|schema| TableFigures {
                 segments: 0,
                 segment_bytes: 0,
@@ -76,7 +105,7 @@ impl Engine {
     pub fn drop_table(&self, table: &str) -> Result<()> {
         self.change_tables(&|| {
             self.require_table(table)?;
-            Ok(Edit::TableDropped { table: table.into() })
+            Ok(Change::Drop(table.into()))
         })
     }
 
@@ -91,7 +120,12 @@ impl Engine {
             if self.catalog.table(to).is_some() {
                 return Err(Error::Invalid(format!("table {from} cannot become {to}: there is such a table")));
             }
-            Ok(Edit::TableRenamed { from: from.into(), to: to.into() })
+            if self.catalog.table(&shadow_of(to)).is_some() {
+                return Err(Error::Invalid(format!(
+                    "table {from} cannot become {to}: rows of a table of that name wait in quarantine; release or drop them"
+                )));
+            }
+            Ok(Change::Rename(from.into(), to.into()))
         })
     }
 
@@ -100,16 +134,16 @@ impl Engine {
         if self.catalog.table(table).is_some() {
             return Ok(());
         }
-        let known: Vec<String> = self.catalog.tables().iter().map(|table| table.name.to_string()).collect();
+        let known: Vec<String> = self.tables().iter().map(|table| table.schema.name.to_string()).collect();
         let known = if known.is_empty() { "none yet".to_owned() } else { known.join(", ") };
         Err(Error::Invalid(format!("there is no table {table}; tables: {known}")))
     }
 
-    /// Makes the edit while every shard stands still with empty memory: no row of the old table is outside segments, and no
+    /// Makes the change while every shard stands still with empty memory: no row of the old table is outside segments, and no
     /// batch that was checked against the old tables is between check and log.
-    fn change_tables(&self, edit: &dyn Fn() -> Result<Edit>) -> Result<()> {
+    fn change_tables(&self, change: &dyn Fn() -> Result<Change>) -> Result<()> {
         // Refused before the shards are bothered; asked again when they stand still.
-        edit()?;
+        change()?;
         // Two at a time would wait for each other's shards.
         let _alone = self.changing_tables.lock();
         // The long part first, while batches are taken.
@@ -123,24 +157,21 @@ impl Engine {
         }
         let deadline = Instant::now() + PAUSE_MAX;
         waits.into_iter().try_for_each(|wait| wait.wait_until(deadline))?;
-        let edit = edit()?;
+        let change = change()?;
+        // Rows in quarantine go with their table.
+        let changes = [change.of_shadow(), change];
         let mut manifest = self.manifest.lock();
         // A table that no flush has met yet is in the catalog only.
-        let known = match &edit {
-            Edit::TableDropped { table } | Edit::TableRenamed { from: table, .. } => {
-                manifest.state().table(table).is_some()
-            }
-            _ => true,
-        };
-        if known {
-            manifest.append(std::slice::from_ref(&edit))?;
-        }
+        let known = |change: &&Change| manifest.state().table(change.table()).is_some();
+        let edits: Vec<Edit> = changes.iter().filter(known).map(Change::edit).collect();
+        manifest.append(&edits)?;
         // Snapshots are taken before all of this or after it.
         let _moment = self.moment.write();
-        match &edit {
-            Edit::TableDropped { table } => self.catalog.drop_table(table),
-            Edit::TableRenamed { from, to } => self.catalog.rename_table(from, to),
-            _ => {}
+        for change in &changes {
+            match change {
+                Change::Drop(table) => self.catalog.drop_table(table),
+                Change::Rename(from, to) => self.catalog.rename_table(from, to),
+            }
         }
         for (number, shard) in (0..).zip(&self.shards) {
             shard.view.change_tables(manifest.state(), number);

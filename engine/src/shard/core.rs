@@ -21,6 +21,7 @@ use crate::device_log::{LogWriter, RecordHead};
 use crate::error::{Error, Refusal, RefusalCode, Result};
 use crate::limits::{DISK_RESERVE_BYTES, FROZEN_MEMTABLES_MAX, GROUP_BATCHES_MAX, GROUP_BYTES_MAX};
 use crate::memtable::Memtable;
+use crate::quarantine;
 use crate::storage::Storage;
 use crate::types::{Durability, LogPosition, ProducerId, SeqNo, TableSchema};
 
@@ -120,7 +121,14 @@ impl ShardCore {
         }
         self.skip(producer, seq);
         // Since the batch was checked its table may have been dropped, renamed, or made anew with other types.
-        let schema = match self.catalog.admit(&append.batch) {
+        let last_ns = quarantine::last_allowed(append.received_ns, self.config.max_future);
+        let admitted = self.catalog.admit(&append.batch).and_then(|schema| {
+            if quarantine::is_ahead(&append.batch, last_ns) {
+                self.catalog.admit_to(&quarantine::shadow_of(&append.batch.table), &append.batch)?;
+            }
+            Ok(schema)
+        });
+        let schema = match admitted {
             Ok(schema) => schema,
             Err(refusal) => {
                 self.refuse(&append, refusal);
@@ -206,7 +214,14 @@ impl ShardCore {
                     self.stats.rows.add(batch.times.len() as u64);
                     let (batch, expired) = view.masks.without_expired(batch);
                     self.stats.rows_expired.add(expired as u64);
-                    if !batch.times.is_empty() {
+                    let last_ns = quarantine::last_allowed(received_ns, self.config.max_future);
+                    let (rows, ahead) = quarantine::split(batch, last_ns);
+                    self.stats.quarantined_rows.add(ahead.as_ref().map_or(0, |batch| batch.times.len() as u64));
+                    fresh
+                        .extend(rows.filter(|batch| !batch.times.is_empty()).map(|batch| (batch, schema, received_ns)));
+                    if let Some(batch) = ahead
+                        && let Some(schema) = self.catalog.table(&batch.table)
+                    {
                         fresh.push((batch, schema, received_ns));
                     }
                 }

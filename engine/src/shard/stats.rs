@@ -38,6 +38,8 @@ pub struct ShardStats {
     pub rows: Counter,
     /// Rows older than what their table keeps: acknowledged, not stored.
     pub rows_expired: Counter,
+    /// Rows too far in the future, set aside.
+    pub quarantined_rows: Counter,
     /// Bytes written to the log, headers and padding included.
     pub log_bytes: Counter,
     /// Group commits: one sync each.

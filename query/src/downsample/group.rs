@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
+use super::Plan;
 use super::fill::Filler;
-use super::{Plan, WindowReader};
+use super::reader::{Loaded, Progress, WindowReader};
 use crate::answer::{AnswerBatch, Batches};
 use crate::error::QueryError;
 use crate::execute::{Budget, Builder};
@@ -127,20 +128,21 @@ impl<T: Table> GroupBatches<T> {
         let start = plan.windows.start(windows.start).max(plan.start);
         let end = plan.windows.start(windows.end).min(plan.end);
         let mut stretch = Stretch(vec![None; windows.len()]);
-        let (mut rows, mut summaries) = Default::default();
+        let (mut loaded, mut summaries) = (Loaded::default(), Vec::new());
         for device in devices {
             self.budget.check()?;
-            let mut reader = WindowReader::new(plan, self.table.scan(device, start, end, &plan.scan)?);
+            let mut reader = WindowReader::open(plan, &self.table, device, (start, end))?;
             while !reader.is_done() {
-                match reader.next(plan, &mut rows, &mut summaries)? {
-                    Some(complete) => {
-                        let own: &mut Option<Vec<Summary>> = &mut stretch.0[complete.window - windows.start];
+                match reader.next(plan, &mut loaded, &mut summaries)? {
+                    Progress::Window(window) => {
+                        let own: &mut Option<Vec<Summary>> = &mut stretch.0[window - windows.start];
                         match own {
                             Some(own) => own.iter_mut().zip(summaries.drain(..)).for_each(|(a, b)| a.merge(b)),
                             None => *own = Some(std::mem::take(&mut summaries)),
                         }
                     }
-                    None => self.budget.check()?,
+                    Progress::Loaded => self.budget.check()?,
+                    Progress::Steps => unreachable!("windows of groups are not copied"),
                 }
             }
         }

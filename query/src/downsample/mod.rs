@@ -1,11 +1,17 @@
 //! Owns aggregates per window of time, of each device alone; groups of devices are `group`'s.
 //!
 //! - [`window`]: where windows begin and end
+//! - [`pieces`]: in which order a window's doubles are summed, and which steps fit into it
+//! - [`reader`]: rows, and steps that stand for them, into windows
+//! - [`copy`]: steps that are windows as they are
 //! - [`fill`]: what windows without a value show
 //! - [`group`]: devices together
 
+mod copy;
 mod fill;
 mod group;
+mod pieces;
+mod reader;
 mod window;
 
 pub(crate) use group::{GroupBatches, Grouped};
@@ -13,15 +19,17 @@ pub(crate) use window::Windows;
 
 use std::sync::Arc;
 
-use tidewell_engine::{FieldType, Rows};
+use tidewell_engine::{FieldType, Step};
 
 use crate::answer::AnswerSchema;
 use crate::error::QueryError;
-use crate::execute::{Builder, Step, Work};
-use crate::kernels::{Accumulator, Cell, Needs, Summary, rows_before};
-use crate::request::{Aggregate, Fill, Time};
-use crate::source::{Part, Table};
+use crate::execute::{self, Builder, Work};
+use crate::kernels::{Cell, Needs, Summary};
+use crate::request::{Aggregate, Fill, Group, Time};
+use crate::source::Table;
 use fill::Filler;
+use pieces::Piece;
+use reader::{Loaded, Progress, WindowReader};
 
 /// What to compute, over which windows.
 #[derive(Debug)]
@@ -36,6 +44,12 @@ pub(crate) struct Plan {
     pub scan: Vec<usize>,
     pub fill: Fill,
     pub batch_rows: usize,
+    /// Steps that may stand for rows, longest first.
+    steps: Vec<Step>,
+    /// The step that a window of the answer is, when it can be written as it is.
+    copied: Option<Step>,
+    /// Whether windows are summed piece by piece.
+    pieces: bool,
 }
 
 /// Aggregates of one field, whose columns follow those of the field before.
@@ -55,9 +69,62 @@ impl PlannedField {
             ends: any(&[Aggregate::First, Aggregate::Last]),
         }
     }
+
+    /// Whether a sum of it depends on the order of its values.
+    fn has_pieces(&self) -> bool {
+        self.field_type == FieldType::F64 && self.needs().sum
+    }
+
+    /// Whether steps keep what is asked: of text they keep counts only.
+    fn is_in_steps(&self) -> bool {
+        self.field_type != FieldType::Utf8 || !self.needs().ends
+    }
 }
 
 impl Plan {
+    /// A plan for the windows of `start..end`.
+    #[expect(clippy::too_many_arguments, reason = "the parts of a checked request, each used once")]
+    pub fn new(
+        schema: AnswerSchema,
+        (start, end): (i64, i64),
+        windows: Windows,
+        fields: Vec<PlannedField>,
+        scan: Vec<usize>,
+        fill: Fill,
+        group: &Group,
+        batch_rows: usize,
+    ) -> Self {
+        let longest = windows.longest().min(end.wrapping_sub(start) as u64);
+        let fits = |step: Step| step.width_ns() as u64 <= longest;
+        let steps: Vec<Step> = if fields.iter().all(PlannedField::is_in_steps) {
+            Step::ALL.into_iter().rev().filter(|&step| fits(step)).collect()
+        } else {
+            Vec::new()
+        };
+        let plain = fill == Fill::None && *group == Group::Device;
+        let copied = steps.iter().copied().find(|step| plain && windows.are_steps_of(step.width_ns()));
+        // Inside of a minute there is one piece only.
+        let pieces = fields.iter().any(PlannedField::has_pieces) && !windows.divide(Step::Minute.width_ns());
+        Self { schema, start, end, windows, fields, scan, fill, batch_rows, steps, copied, pieces }
+    }
+
+    /// Whether the aggregates of the step that begins at `time` serve a window.
+    fn takes(&self, step: Step, time: i64) -> bool {
+        let Some(step_end) = time.checked_add(step.width_ns()) else { return false };
+        if time < self.start || step_end > self.end {
+            return false;
+        }
+        let window = self.windows.at(time);
+        let (start, end) = (self.windows.start(window).max(self.start), self.windows.end(window).min(self.end));
+        if self.pieces { pieces::has_place(step, start, end, time) } else { step_end <= end }
+    }
+
+    /// What is summed by itself around `time`, in the window `start..end`.
+    #[inline]
+    fn piece_at(&self, start: i64, end: i64, time: i64) -> Piece {
+        if self.pieces { pieces::piece_at(start, end, time) } else { Piece { end, day_end: end } }
+    }
+
     /// Writes the aggregates of window `window` into `cells`.
     fn cells(
         &self,
@@ -115,128 +182,6 @@ impl Plan {
     }
 }
 
-/// Reads one device's rows and closes windows as rows pass them.
-pub(crate) struct WindowReader<P> {
-    parts: std::vec::IntoIter<P>,
-    accumulators: Vec<Accumulator>,
-    /// The window that rows are being added to.
-    open: Option<usize>,
-    /// Next row of the loaded part.
-    row: usize,
-    /// Rows of the part in `Rows`; 0 when none is loaded.
-    rows: usize,
-    /// Rows of the window before: where rows are steady, the next has as many.
-    guess: usize,
-}
-
-/// A window that is complete.
-struct Complete {
-    window: usize,
-}
-
-impl<P: Part> WindowReader<P> {
-    fn new(plan: &Plan, parts: Vec<P>) -> Self {
-        let accumulators = plan.fields.iter().map(|f| Accumulator::new(f.field_type, f.needs())).collect();
-        Self { parts: parts.into_iter(), accumulators, open: None, row: 0, rows: 0, guess: 0 }
-    }
-
-    /// Goes on until a window is complete, whose aggregates go to `summaries`. `Ok(None)`: a part has been used up and the
-    /// next may follow, or there are none left; see [`Self::is_done`].
-    fn next(
-        &mut self,
-        plan: &Plan,
-        rows: &mut Rows,
-        summaries: &mut Vec<Summary>,
-    ) -> Result<Option<Complete>, QueryError> {
-        while self.row < self.rows {
-            let window = match self.open {
-                // Rows of one window after those of the window before: no division.
-                Some(open) if rows.times[self.row] < plan.windows.end(open) => open,
-                _ => plan.windows.at(rows.times[self.row]),
-            };
-            if let Some(complete) = self.turn_to(window, summaries) {
-                return Ok(Some(complete));
-            }
-            let to = rows_before(&rows.times, self.row, plan.windows.end(window), self.guess);
-            for (accumulator, column) in self.accumulators.iter_mut().zip(&rows.columns) {
-                accumulator.add(&rows.times, column, self.row..to);
-            }
-            self.guess = to - self.row;
-            self.row = to;
-        }
-        self.rows = 0;
-        match self.parts.next() {
-            Some(part) => self.open_part(plan, part, rows, summaries),
-            None => Ok(self.close(summaries)),
-        }
-    }
-
-    /// Whether all parts were read and the last window was closed.
-    fn is_done(&self) -> bool {
-        self.row >= self.rows && self.open.is_none() && self.parts.len() == 0
-    }
-
-    /// Makes `window` the open one; closes another.
-    fn turn_to(&mut self, window: usize, summaries: &mut Vec<Summary>) -> Option<Complete> {
-        let complete = if self.open.is_some_and(|open| open != window) { self.close(summaries) } else { None };
-        self.open = Some(window);
-        complete
-    }
-
-    fn close(&mut self, summaries: &mut Vec<Summary>) -> Option<Complete> {
-        let window = self.open.take()?;
-        summaries.clear();
-        summaries.extend(self.accumulators.iter_mut().map(Accumulator::finish));
-        Some(Complete { window })
-    }
-
-    fn open_part(
-        &mut self,
-        plan: &Plan,
-        part: P,
-        rows: &mut Rows,
-        summaries: &mut Vec<Summary>,
-    ) -> Result<Option<Complete>, QueryError> {
-        // Only a part with statistics lies wholly inside the range, with exact times.
-        if part.stats(0).is_some() {
-            let (first, last) = part.time_range();
-            let window = plan.windows.at(first);
-            if last < plan.windows.end(window) {
-                return self.add_whole(window, &part, rows, summaries);
-            }
-        }
-        let all: Vec<usize> = (0..plan.fields.len()).collect();
-        part.load_fields(&all, rows)?;
-        (self.row, self.rows) = (0, rows.times.len());
-        Ok(None)
-    }
-
-    /// Adds a part that lies in one window: by statistics where they give the same answer to the bit.
-    fn add_whole(
-        &mut self,
-        window: usize,
-        part: &P,
-        rows: &mut Rows,
-        summaries: &mut Vec<Summary>,
-    ) -> Result<Option<Complete>, QueryError> {
-        let complete = self.turn_to(window, summaries);
-        let mut load = Vec::new();
-        for (slot, accumulator) in self.accumulators.iter_mut().enumerate() {
-            match part.stats(slot) {
-                Some(stats) if accumulator.takes(&stats) => accumulator.add_block(&stats, part.time_range()),
-                _ => load.push(slot),
-            }
-        }
-        if !load.is_empty() {
-            part.load_fields(&load, rows)?;
-            for slot in load {
-                self.accumulators[slot].add(&rows.times, &rows.columns[slot], 0..rows.times.len());
-            }
-        }
-        Ok(complete)
-    }
-}
-
 /// Downsampling of each device alone.
 pub(crate) struct DeviceWork<T> {
     pub table: Arc<T>,
@@ -245,22 +190,22 @@ pub(crate) struct DeviceWork<T> {
 }
 
 /// Where one device stands.
-pub(crate) struct DeviceCursor<P> {
+pub(crate) struct DeviceCursor<T: Table> {
     device: Arc<str>,
-    reader: WindowReader<P>,
+    reader: WindowReader<T>,
     filler: Filler,
 }
 
 /// Memory that a thread reuses.
 #[derive(Default)]
 pub(crate) struct WindowSpace {
-    rows: Rows,
+    loaded: Loaded,
     summaries: Vec<Summary>,
     cells: Vec<Cell>,
 }
 
 impl<T: Table> Work for DeviceWork<T> {
-    type Cursor = DeviceCursor<T::Part>;
+    type Cursor = DeviceCursor<T>;
     type Space = WindowSpace;
 
     fn device_count(&self) -> usize {
@@ -273,37 +218,43 @@ impl<T: Table> Work for DeviceWork<T> {
 
     fn open(&self, device: usize, _: &mut WindowSpace) -> Result<Option<Self::Cursor>, QueryError> {
         let device = self.devices[device].clone();
-        let parts = self.table.scan(&device, self.plan.start, self.plan.end, &self.plan.scan)?;
-        if parts.is_empty() {
+        let reader = WindowReader::open(&self.plan, &self.table, &device, (self.plan.start, self.plan.end))?;
+        if reader.is_done() {
             return Ok(None);
         }
-        let reader = WindowReader::new(&self.plan, parts);
         Ok(Some(DeviceCursor { device, reader, filler: Filler::new(&self.plan) }))
     }
 
-    fn step(&self, cursor: &mut Self::Cursor, space: &mut WindowSpace, out: &mut Builder) -> Result<Step, QueryError> {
+    fn step(
+        &self,
+        cursor: &mut Self::Cursor,
+        space: &mut WindowSpace,
+        out: &mut Builder,
+    ) -> Result<execute::Step, QueryError> {
         let DeviceCursor { device, reader, filler } = cursor;
         let plan = &self.plan;
         loop {
             if !filler.drain(plan, device, out) || out.is_full() {
-                return Ok(Step::More);
+                return Ok(execute::Step::More);
             }
             if reader.is_done() {
                 // `finish` may have left windows to fill, which the next `drain` shows.
-                return Ok(if filler.finish(plan)? { Step::More } else { Step::Done });
+                return Ok(if filler.finish(plan)? { execute::Step::More } else { execute::Step::Done });
             }
-            let before = reader.rows;
-            match reader.next(plan, &mut space.rows, &mut space.summaries)? {
-                Some(complete) if plan.fill == Fill::None => {
-                    plan.write(device, complete.window, &space.summaries, out)?;
+            match reader.next(plan, &mut space.loaded, &mut space.summaries)? {
+                Progress::Window(window) if plan.fill == Fill::None => {
+                    plan.write(device, window, &space.summaries, out)?;
                 }
-                Some(complete) => {
-                    plan.cells(device, complete.window, &space.summaries, &mut space.cells)?;
-                    filler.offer(plan, device, complete.window, &mut space.cells, out)?;
+                Progress::Window(window) => {
+                    plan.cells(device, window, &space.summaries, &mut space.cells)?;
+                    filler.offer(plan, device, window, &mut space.cells, out)?;
                 }
-                // A part is used up: time to look at the clock.
-                None if before > 0 => return Ok(Step::More),
-                None => {}
+                Progress::Steps => {
+                    let range = reader.take_steps(out.room());
+                    copy::write_steps(plan, device, &space.loaded.steps, range, out);
+                }
+                // Time to look at the clock.
+                Progress::Loaded => return Ok(execute::Step::More),
             }
         }
     }

@@ -46,7 +46,13 @@ impl Windows {
             Every::Years(n) => Unit { n, months: 12, ..Unit::default() },
         };
         let edges = Calendar { unit, origin: civil_origin(every, origin, &zone)?, zone }.edges(start, end)?;
-        Ok(Self { count: edges.len() - 1, edges: Edges::Listed(edges.into()) })
+        let (count, last) = (edges.len() - 1, edges[edges.len() - 1]);
+        // Days of UTC, say: a division finds a window faster than a search.
+        let step = edges[1].checked_sub(edges[0]);
+        if let Some(step) = step.filter(|&step| edges.windows(2).all(|e| e[1].checked_sub(e[0]) == Some(step))) {
+            return Ok(Self { count, edges: Edges::Even { first: edges[0], step, end: last } });
+        }
+        Ok(Self { count, edges: Edges::Listed(edges.into()) })
     }
 
     fn even(step: i64, origin: Time, start: i64, end: i64) -> Result<Self, QueryError> {
@@ -63,6 +69,24 @@ impl Windows {
     /// Number of windows, at least one.
     pub fn count(&self) -> usize {
         self.count
+    }
+
+    /// Nanoseconds of the longest window.
+    pub fn longest(&self) -> u64 {
+        match &self.edges {
+            Edges::Even { step, .. } => *step as u64,
+            Edges::Listed(edges) => edges.windows(2).map(|e| e[1].wrapping_sub(e[0]) as u64).max().unwrap_or(0),
+        }
+    }
+
+    /// Whether each window is one step of `width`, counted from 1970 UTC.
+    pub fn are_steps_of(&self, width: i64) -> bool {
+        matches!(&self.edges, Edges::Even { first, step, .. } if *step == width && first.rem_euclid(width) == 0)
+    }
+
+    /// Whether no window reaches across an edge of steps of `width`.
+    pub fn divide(&self, width: i64) -> bool {
+        matches!(&self.edges, Edges::Even { first, step, .. } if width % step == 0 && first.rem_euclid(*step) == 0)
     }
 
     /// Start of window `index`.

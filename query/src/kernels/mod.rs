@@ -1,28 +1,25 @@
-//! Owns loops over values: what a slice of a column adds to the aggregates of one window; does not find windows.
+//! Owns loops over rows: what they add to the aggregates of one window; does not find windows.
 //!
-//! - [`lanes`]: the loops that run
 //! - [`scalar`]: the same answers value by value, to the bit; the reference for tests
 //! - [`summary`]: aggregates of one window and one field, and how they merge
 //!
-//! A sum of doubles depends on its order. So that an answer does not depend on how rows lie in blocks, value number `i`
-//! of a window (nulls not counted) always goes to lane `i % 8`, and lanes are added up in a fixed order at the end.
+//! The loops over numbers themselves are the engine's (`tidewell_engine::totals`), because summaries in files are
+//! made by the same ones. Which stretches of a window are summed by themselves is told by [`Accumulator::end_piece`] and
+//! [`Accumulator::end_day`]; where neither is called there is one sum over all rows.
 
-mod lanes;
 #[cfg(test)]
 pub(crate) mod scalar;
 mod summary;
 
+#[cfg(test)]
+pub(crate) use summary::Sum;
 pub(crate) use summary::{Cell, Summary, aggregate_type};
 
 use std::ops::Range;
 
 use tidewell_codec::{Bitmap, Column, FieldType, Values};
-use tidewell_engine::{FieldStats, Scalar};
-
-use crate::predicate::bitmap_word;
-
-/// Lanes of a sum. Part of the answer: another number gives other last digits.
-pub(crate) const LANES: usize = 8;
+use tidewell_engine::totals::{FloatTotals, IntegerTotals, Totals, bitmap_word, for_valid};
+use tidewell_engine::{FieldStats, Scalar, StepField, StepSums};
 
 /// Which aggregates are needed, so that a loop computes no other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,6 +30,12 @@ pub(crate) struct Needs {
     pub extremes: bool,
     /// First and last value.
     pub ends: bool,
+}
+
+impl Needs {
+    fn totals(self) -> Totals {
+        Totals { sum: self.sum, extremes: self.extremes }
+    }
 }
 
 /// Aggregates of one window and one field while rows are added in time order.
@@ -48,56 +51,71 @@ pub(crate) struct Accumulator {
 
 #[derive(Clone, Debug)]
 enum Kind {
-    F64(FloatLanes),
+    F64(FloatSum),
     I64(IntegerTotals),
     Other,
 }
 
-/// Lanes of a column of doubles.
+/// A sum of doubles in its order: values make pieces, pieces make days (a piece outside of a day is a day of its own
+/// here), days make the window. Adding an empty piece changes nothing, because no sum that begins at 0.0 is ever -0.0.
 #[derive(Clone, Debug)]
-struct FloatLanes {
-    sums: [f64; LANES],
-    mins: [f64; LANES],
-    maxs: [f64; LANES],
-    /// Values that are not NaN.
-    numbers: u64,
-    /// Zeros of either sign that were the smallest or largest value when they came: `<` does not tell them apart.
-    negative_zero: bool,
-    positive_zero: bool,
+struct FloatSum {
+    totals: FloatTotals,
+    /// Values of the piece so far, NaN included.
+    place: u64,
+    day: f64,
+    window: f64,
 }
 
-/// Totals of a column of integers; exact, so that order does not matter.
-#[derive(Clone, Debug)]
-struct IntegerTotals {
-    sum: i128,
-    min: i64,
-    max: i64,
-}
+impl FloatSum {
+    const EMPTY: Self = Self { totals: FloatTotals::EMPTY, place: 0, day: 0.0, window: 0.0 };
 
-impl FloatLanes {
-    const EMPTY: Self = Self {
-        sums: [0.0; LANES],
-        mins: [f64::INFINITY; LANES],
-        maxs: [f64::NEG_INFINITY; LANES],
-        numbers: 0,
-        negative_zero: false,
-        positive_zero: false,
-    };
-}
+    #[inline]
+    fn add(&mut self, values: &[f64], needs: Needs) {
+        self.totals.add(values, self.place, needs.totals());
+        self.place += values.len() as u64;
+    }
 
-impl IntegerTotals {
-    const EMPTY: Self = Self { sum: 0, min: i64::MAX, max: i64::MIN };
+    #[inline]
+    fn end_piece(&mut self) {
+        if self.place > 0 {
+            self.day += self.totals.take_sum();
+            self.place = 0;
+        }
+    }
+
+    #[inline]
+    fn end_day(&mut self) {
+        self.end_piece();
+        self.window += std::mem::take(&mut self.day);
+    }
 }
 
 impl Accumulator {
     /// No rows yet of a field of `field_type`.
     pub fn new(field_type: FieldType, needs: Needs) -> Self {
         let kind = match field_type {
-            FieldType::F64 => Kind::F64(FloatLanes::EMPTY),
+            FieldType::F64 => Kind::F64(FloatSum::EMPTY),
             FieldType::I64 => Kind::I64(IntegerTotals::EMPTY),
             FieldType::Bool | FieldType::Utf8 => Kind::Other,
         };
         Self { needs, count: 0, kind, first: None, last: None }
+    }
+
+    /// Ends a piece: the rows that follow are summed by themselves.
+    #[inline]
+    pub fn end_piece(&mut self) {
+        if let Kind::F64(sum) = &mut self.kind {
+            sum.end_piece();
+        }
+    }
+
+    /// Ends a day, or a piece that belongs to none.
+    #[inline]
+    pub fn end_day(&mut self) {
+        if let Kind::F64(sum) = &mut self.kind {
+            sum.end_day();
+        }
     }
 
     /// Adds the rows `range`, which follow all rows added before.
@@ -109,23 +127,23 @@ impl Accumulator {
             self.add_ends(times, column, range.clone());
         }
         match (&mut self.kind, &column.values, &column.validity) {
-            (Kind::F64(lanes), Values::F64(values), None) => {
-                lanes.add(&values[range.clone()], self.count, self.needs);
+            (Kind::F64(sum), Values::F64(values), None) => {
+                sum.add(&values[range.clone()], self.needs);
                 self.count += range.len() as u64;
             }
-            (Kind::F64(lanes), Values::F64(values), Some(validity)) => {
+            (Kind::F64(sum), Values::F64(values), Some(validity)) => {
                 for_valid(values, validity, range, |slice| {
-                    lanes.add(slice, self.count, self.needs);
+                    sum.add(slice, self.needs);
                     self.count += slice.len() as u64;
                 });
             }
             (Kind::I64(totals), Values::I64(values), None) => {
-                totals.add(&values[range.clone()], self.needs);
+                totals.add(&values[range.clone()], self.needs.totals());
                 self.count += range.len() as u64;
             }
             (Kind::I64(totals), Values::I64(values), Some(validity)) => {
                 for_valid(values, validity, range, |slice| {
-                    totals.add(slice, self.needs);
+                    totals.add(slice, self.needs.totals());
                     self.count += slice.len() as u64;
                 });
             }
@@ -155,14 +173,8 @@ impl Accumulator {
         }
         self.count += u64::from(stats.valid);
         match (&mut self.kind, stats.min, stats.max) {
-            (Kind::F64(lanes), Some(Scalar::F64(min)), Some(Scalar::F64(max))) => {
-                lanes.numbers += u64::from(stats.valid - stats.nan);
-                lanes.mins[0] = if min < lanes.mins[0] { min } else { lanes.mins[0] };
-                lanes.maxs[0] = if max > lanes.maxs[0] { max } else { lanes.maxs[0] };
-                // Statistics order -0 before +0, so the bounds tell which zeros there are.
-                let zero = |zero: f64| min.to_bits() == zero.to_bits() || max.to_bits() == zero.to_bits();
-                lanes.negative_zero |= zero(-0.0);
-                lanes.positive_zero |= zero(0.0);
+            (Kind::F64(sum), Some(Scalar::F64(min)), Some(Scalar::F64(max))) => {
+                sum.totals.add_known(u64::from(stats.valid - stats.nan), Some((min, max)));
             }
             (Kind::I64(totals), Some(Scalar::I64(min)), Some(Scalar::I64(max))) => {
                 totals.min = totals.min.min(min);
@@ -182,9 +194,42 @@ impl Accumulator {
         }
     }
 
+    /// Adds step `at` of `field`, whose sum is a piece of its own, or a whole day.
+    #[inline]
+    pub fn add_step(&mut self, field: &StepField, at: usize) {
+        let count = field.count[at];
+        if count == 0 {
+            return;
+        }
+        self.count += count;
+        let numbers = count - field.nan[at];
+        match (&mut self.kind, &field.min.values, &field.max.values) {
+            (Kind::F64(own), Values::F64(mins), Values::F64(maxs)) => {
+                own.totals.add_known(numbers, (numbers > 0).then(|| (mins[at], maxs[at])));
+                if let StepSums::F64(sums) = &field.sum {
+                    own.end_piece();
+                    own.day += sums[at];
+                }
+            }
+            (Kind::I64(own), Values::I64(mins), Values::I64(maxs)) => {
+                (own.min, own.max) = (own.min.min(mins[at]), own.max.max(maxs[at]));
+                if let StepSums::I64(sums) = &field.sum {
+                    own.sum += i128::from(sums[at]);
+                }
+            }
+            _ => {}
+        }
+        if self.needs.ends {
+            if self.first.is_none() {
+                self.first = Some((field.first_at[at], Cell::of(&field.first, at)));
+            }
+            self.last = Some((field.last_at[at], Cell::of(&field.last, at)));
+        }
+    }
+
     /// Whether [`Self::add_block`] gives the same answer, to the bit, as adding the block's rows.
     pub fn takes(&self, stats: &FieldStats) -> bool {
-        // The lanes of a sum of doubles cannot be told from its total.
+        // Statistics add doubles in another order.
         let sum = match self.kind {
             Kind::F64(_) => !self.needs.sum,
             Kind::I64(_) => !self.needs.sum || stats.valid == 0 || matches!(stats.sum, Some(Scalar::I64(_))),
@@ -207,9 +252,13 @@ impl Accumulator {
             ..Summary::EMPTY
         };
         match &mut self.kind {
-            Kind::F64(lanes) => {
-                lanes.finish(&mut summary);
-                *lanes = FloatLanes::EMPTY;
+            Kind::F64(sum) => {
+                sum.end_day();
+                let (min, max) = sum.totals.extremes();
+                summary.numbers = sum.totals.numbers();
+                summary.sum = summary::Sum::F64(sum.window);
+                (summary.min, summary.max) = (Scalar::F64(min), Scalar::F64(max));
+                *sum = FloatSum::EMPTY;
             }
             Kind::I64(totals) => {
                 summary.numbers = summary.count;
@@ -240,31 +289,6 @@ pub(crate) fn rows_before(times: &[i64], from: usize, end: i64, guess: usize) ->
     }
     let high = (low + step).min(times.len());
     low + times[low..high].partition_point(|&t| t < end)
-}
-
-/// Calls `each` with the valid values of `range`, in order, in slices.
-fn for_valid<T: Copy + Default>(values: &[T], validity: &Bitmap, range: Range<usize>, mut each: impl FnMut(&[T])) {
-    let mut row = range.start;
-    let mut gathered = [T::default(); 64];
-    while row < range.end {
-        let word_end = (row / 64 + 1) * 64;
-        let end = range.end.min(word_end);
-        let width = end - row;
-        let mask = if width == 64 { u64::MAX } else { (1 << width) - 1 };
-        let mut bits = bitmap_word(validity, row / 64) >> (row % 64) & mask;
-        if bits == mask {
-            each(&values[row..end]);
-        } else if bits != 0 {
-            let mut length = 0;
-            while bits != 0 {
-                gathered[length] = values[row + bits.trailing_zeros() as usize];
-                length += 1;
-                bits &= bits - 1;
-            }
-            each(&gathered[..length]);
-        }
-        row = end;
-    }
 }
 
 fn ones(bits: &Bitmap, range: Range<usize>) -> usize {

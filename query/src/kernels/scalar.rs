@@ -1,8 +1,8 @@
 //! Owns the reference of the kernels: aggregates value by value, as the contract words them; does not try to be fast.
 
-use super::LANES;
 use super::summary::{Cell, Sum, Summary};
 use tidewell_engine::Scalar;
+use tidewell_engine::totals::LANES;
 
 /// Aggregates of the rows `(time, value)` of one window, in time order.
 pub(crate) fn summarise(rows: &[(i64, Cell)]) -> Summary {

@@ -4,6 +4,7 @@
 //! compiler turns into vector code. Reference: `tests.rs` evaluates the same condition row by row.
 
 use tidewell_codec::{Bitmap, Column, Values};
+use tidewell_engine::totals::bitmap_word;
 
 use super::{Node, Operator, Predicate};
 
@@ -55,16 +56,6 @@ pub(crate) fn valid_word(validity: Option<&Bitmap>, index: usize, rows: usize) -
             if left >= 64 { u64::MAX } else { (1 << left) - 1 }
         }
         Some(bitmap) => bitmap_word(bitmap, index),
-    }
-}
-
-/// Bits `64 * index ..` of a bitmap; zero past the end.
-#[inline]
-pub(crate) fn bitmap_word(bitmap: &Bitmap, index: usize) -> u64 {
-    let bytes = &bitmap.as_bytes()[index * 8..];
-    match bytes.first_chunk::<8>() {
-        Some(word) => u64::from_le_bytes(*word),
-        None => bytes.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)),
     }
 }
 

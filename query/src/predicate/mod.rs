@@ -16,7 +16,7 @@ mod parse;
 mod prune;
 mod token;
 
-pub(crate) use evaluate::{Masks, Scratch, bitmap_word};
+pub(crate) use evaluate::{Masks, Scratch};
 
 use tidewell_engine::TableSchema;
 

@@ -87,32 +87,64 @@ fn device_rows() -> impl Strategy<Value = CellRows> {
     })
 }
 
-fn source() -> impl Strategy<Value = MemorySource> {
-    prop::collection::vec(device_rows(), 1..6).prop_map(|devices| {
-        let names: Vec<String> = (0..devices.len()).map(|i| format!("truck_{i}")).collect();
-        let devices = names.iter().map(String::as_str).zip(devices).collect();
-        let mut source = MemorySource::new(&FIELDS, devices);
-        for (index, name) in names.iter().enumerate().skip(1) {
-            let fleet = if index % 2 == 0 { "north" } else { "south" };
-            let attributes = [("fleet".to_owned(), fleet.to_owned())].into();
-            source.attributes.insert(name.clone(), Arc::new(attributes));
-        }
-        source
+/// Rows minutes and hours apart, and some seconds, over two days around 1970.
+fn sparse_rows() -> impl Strategy<Value = CellRows> {
+    let steps =
+        prop_oneof![4 => Just(60 * SECOND), 4 => 1..60 * SECOND, 2 => 1..4_000 * SECOND, 1 => 1..40_000 * SECOND];
+    let row = prop_oneof![1 => cell_row(), 1 => rough_row()];
+    prop::collection::vec((steps, row), 0..60).prop_map(|rows| {
+        let mut time = -43_200 * SECOND;
+        rows.into_iter()
+            .map(|(step, cells)| {
+                time += step;
+                (time, cells)
+            })
+            .collect()
     })
 }
 
-/// The answer must be `expected` in any blocks, with or without statistics, on any number of threads, in any batch size.
+/// Doubles whose sum shows in which order they were added.
+fn rough_row() -> impl Strategy<Value = Vec<Cell>> {
+    (-1e6..1e6f64, -5..5i64).prop_map(|(v, n)| vec![Cell::F64(v), Cell::I64(n), Cell::Null, Cell::Bool(v > 0.0)])
+}
+
+fn days() -> impl Strategy<Value = MemorySource> {
+    prop::collection::vec(sparse_rows(), 1..4).prop_map(with_fleets)
+}
+
+fn source() -> impl Strategy<Value = MemorySource> {
+    prop::collection::vec(device_rows(), 1..6).prop_map(with_fleets)
+}
+
+fn with_fleets(devices: Vec<CellRows>) -> MemorySource {
+    let names: Vec<String> = (0..devices.len()).map(|i| format!("truck_{i}")).collect();
+    let devices = names.iter().map(String::as_str).zip(devices).collect();
+    let mut source = MemorySource::new(&FIELDS, devices);
+    for (index, name) in names.iter().enumerate().skip(1) {
+        let fleet = if index % 2 == 0 { "north" } else { "south" };
+        let attributes = [("fleet".to_owned(), fleet.to_owned())].into();
+        source.attributes.insert(name.clone(), Arc::new(attributes));
+    }
+    source
+}
+
+/// The answer must be `expected` in any blocks, with or without statistics and stored steps, on any number of threads, in
+/// any batch size.
 fn check(source: &MemorySource, request: &str, expected: &[Vec<Cell>]) -> Result<(), TestCaseError> {
-    for (blocks, stats, threads, batch_rows) in
-        [(&[1_000][..], false, 1, 8_192), (&[1], true, 1, 1), (&[5, 1, 17], true, 3, 7), (&[1_000], true, 2, 8_192)]
-    {
-        let source = source.with_blocks(blocks, stats);
+    let cases = [
+        (&[1_000][..], false, 0, 1, 8_192),
+        (&[1], true, 2, 1, 1),
+        (&[5, 1, 17], true, 3, 3, 7),
+        (&[1_000], true, 1_000_003, 2, 8_192),
+    ];
+    for (blocks, stats, steps, threads, batch_rows) in cases {
+        let source = source.with_steps(blocks, stats, steps);
         let limits = QueryLimits { threads, batch_rows, ..QueryLimits::default() };
         let found = ask_with(&source, request, QueryOptions { limits, ..QueryOptions::default() })
             .map_err(|e| TestCaseError::fail(format!("{request}: {e}")))?;
         prop_assert!(
             same(&found, expected),
-            "{request}\nblocks {blocks:?}, stats {stats}, threads {threads}\nfound    {found:?}\nexpected {expected:?}"
+            "{request}\nblocks {blocks:?}, stats {stats}, steps {steps}, threads {threads}\nfound    {found:?}\nexpected {expected:?}"
         );
     }
     Ok(())
@@ -162,6 +194,27 @@ proptest! {
         let (start, end) = (start * SECOND + 1, (start + length) * SECOND);
         let request = serde_json::json!({"downsample": {"table": "t", "start": start, "end": end, "every": every,
             "group": group, "fill": fill, "aggregates": parts, "fields": fields.split(',').collect::<Vec<_>>()}});
+        let expected = naive::downsample(&source, &Request::parse(request.to_string().as_bytes()).unwrap());
+        check(&source, &request.to_string(), &expected)?;
+    }
+
+    #[test]
+    fn steps_change_no_answer(
+        source in days(), start in -30..30i64, length in 1..120i64, rough in prop::sample::select(vec![1, 60, 3_600 * SECOND]),
+        (every, zone, origin) in prop::sample::select(vec![("1m", "UTC", 0), ("5m", "UTC", 0), ("90m", "UTC", 0),
+            ("1h", "UTC", 0), ("1h", "UTC", 60), ("1h", "UTC", 7), ("1d", "UTC", 0), ("1d", "Europe/Berlin", 0),
+            ("1d", "Asia/Kathmandu", 0), ("36h", "UTC", 0), ("1w", "UTC", 0), ("1mo", "UTC", 0)]),
+        group in prop::sample::select(vec!["device", "device", "all", "attribute:fleet"]),
+        fill in prop::sample::select(vec!["none", "none", "null", "previous", "linear"]),
+        parts in prop::sample::subsequence(vec!["mean", "min", "max", "count", "sum", "first", "last"], 1..7),
+        fields in prop::sample::select(vec!["v", "n", "v,n"]),
+    ) {
+        let hour = 3_600 * SECOND;
+        let (start, end) = (start * hour / 2, (start * hour / 2 + length * hour / 2).max(1));
+        let (start, end) = (start / rough * rough, (end / rough * rough).max(start / rough * rough + rough));
+        let request = serde_json::json!({"downsample": {"table": "t", "start": start, "end": end, "every": every,
+            "timezone": zone, "origin": origin * SECOND, "group": group, "fill": fill, "aggregates": parts,
+            "fields": fields.split(',').collect::<Vec<_>>()}});
         let expected = naive::downsample(&source, &Request::parse(request.to_string().as_bytes()).unwrap());
         check(&source, &request.to_string(), &expected)?;
     }

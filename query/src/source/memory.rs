@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tidewell_engine::{Column, Error, FieldDef, FieldStats, FieldType, Rows, Scalar, TableSchema};
+use tidewell_engine::{
+    Column, Error, FieldDef, FieldStats, FieldType, Rows, Scalar, Step, StepField, StepRows, StepSums, TableSchema,
+};
 
-use super::{Part, Source, Table};
-use crate::kernels::Cell;
+use super::{Part, Source, Steps, Stretch, Stretches, Table};
+use crate::kernels::scalar::summarise;
+use crate::kernels::{Cell, Sum, Summary};
 
 /// Rows of one device: time and one cell per field.
 pub(crate) type CellRows = Vec<(i64, Vec<Cell>)>;
@@ -28,8 +31,12 @@ pub(crate) struct MemoryTable {
     pub blocks: Vec<usize>,
     /// Whether blocks carry statistics.
     pub stats: bool,
+    /// Which steps are stored: every one whose number is not a multiple of this; 0 = none, 1 = none either.
+    pub steps: i64,
     /// How many blocks were loaded.
     pub loads: Arc<AtomicUsize>,
+    /// How many steps were loaded.
+    pub steps_loaded: Arc<AtomicUsize>,
 }
 
 impl MemorySource {
@@ -41,17 +48,31 @@ impl MemorySource {
             devices: devices.into_iter().map(|(id, rows)| (id.into(), rows)).collect(),
             blocks: vec![4],
             stats: true,
+            steps: 0,
             loads: Arc::default(),
+            steps_loaded: Arc::default(),
         };
         Self { tables: [("t".to_owned(), Arc::new(table))].into(), attributes: BTreeMap::new() }
     }
 
     /// The same rows in other blocks.
     pub fn with_blocks(&self, blocks: &[usize], stats: bool) -> Self {
+        self.with_steps(blocks, stats, 0)
+    }
+
+    /// The same rows in other blocks, with other steps.
+    pub fn with_steps(&self, blocks: &[usize], stats: bool, steps: i64) -> Self {
         let mut other = self.clone();
         for table in other.tables.values_mut() {
-            let (schema, devices) = (table.schema.clone(), table.devices.clone());
-            *table = Arc::new(MemoryTable { schema, devices, blocks: blocks.to_vec(), stats, loads: Arc::default() });
+            *table = Arc::new(MemoryTable {
+                schema: table.schema.clone(),
+                devices: table.devices.clone(),
+                blocks: blocks.to_vec(),
+                stats,
+                steps,
+                loads: Arc::default(),
+                steps_loaded: Arc::default(),
+            });
         }
         other
     }
@@ -75,6 +96,7 @@ impl Source for MemorySource {
 
 impl Table for Arc<MemoryTable> {
     type Part = MemoryPart;
+    type Steps = MemorySteps;
 
     fn schema(&self) -> &Arc<TableSchema> {
         &self.schema
@@ -85,8 +107,62 @@ impl Table for Arc<MemoryTable> {
     }
 
     fn scan(&self, device: &str, start: i64, end: i64, fields: &[usize]) -> Result<Vec<MemoryPart>, Error> {
+        Ok(self.parts(self.rows(device), start, end, fields))
+    }
+
+    fn scan_steps(
+        &self,
+        device: &str,
+        start: i64,
+        end: i64,
+        fields: &[usize],
+        steps: &[Step],
+        usable: &dyn Fn(Step, i64) -> bool,
+    ) -> Result<Stretches<Self>, Error> {
+        let mut out = Vec::new();
+        let all = self.rows(device);
+        // Rows before this one are in the answer.
+        let mut done = all.partition_point(|(t, _)| *t < start);
+        let mut at = done;
+        while at < all.len() && all[at].0 < end {
+            let stored = |step: Step| {
+                let from = step.start_of(all[at].0);
+                let is_stored = self.steps > 0 && from.div_euclid(step.width_ns()) % self.steps != 0;
+                is_stored && all[done..at].iter().all(|(t, _)| *t < from) && usable(step, from)
+            };
+            let Some(step) = steps.iter().copied().find(|&step| stored(step)) else {
+                at += 1;
+                continue;
+            };
+            let from = step.start_of(all[at].0);
+            let after = all.partition_point(|(t, _)| *t < from + step.width_ns());
+            out.extend(self.parts(&all[done..at], start, end, fields).into_iter().map(Stretch::Rows));
+            let own = (from, all[at..after].to_vec());
+            match out.last_mut() {
+                Some(Stretch::Steps(MemorySteps { step: last, steps, .. })) if *last == step && done == at => {
+                    steps.push(own);
+                }
+                _ => out.push(Stretch::Steps(MemorySteps {
+                    step,
+                    steps: vec![own],
+                    fields: fields.iter().map(|&f| (f, self.schema.fields[f].field_type)).collect(),
+                    loaded: self.steps_loaded.clone(),
+                })),
+            }
+            (done, at) = (after, after);
+        }
+        out.extend(self.parts(&all[done..at], start, end, fields).into_iter().map(Stretch::Rows));
+        Ok(out)
+    }
+}
+
+impl MemoryTable {
+    fn rows(&self, device: &str) -> &[(i64, Vec<Cell>)] {
+        self.devices.get(device).map_or(&[][..], |rows| &rows[..])
+    }
+
+    fn parts(&self, mut rest: &[(i64, Vec<Cell>)], start: i64, end: i64, fields: &[usize]) -> Vec<MemoryPart> {
         let mut parts = Vec::new();
-        let mut rest = self.devices.get(device).map_or(&[][..], |rows| &rows[..]);
         let mut sizes = self.blocks.iter().cycle();
         while !rest.is_empty() {
             let size = sizes.next().copied().unwrap_or(1).clamp(1, rest.len());
@@ -110,7 +186,83 @@ impl Table for Arc<MemoryTable> {
             // A cut block keeps its wide bounds, and may turn out to be empty.
             parts.push(MemoryPart { bounds, rows, stats, loads: self.loads.clone() });
         }
-        Ok(parts)
+        parts
+    }
+}
+
+/// Steps of one length, one after the other.
+pub(crate) struct MemorySteps {
+    step: Step,
+    /// Start and rows of each.
+    steps: Vec<(i64, CellRows)>,
+    fields: Vec<(usize, FieldType)>,
+    loaded: Arc<AtomicUsize>,
+}
+
+impl Steps for MemorySteps {
+    fn step(&self) -> Step {
+        self.step
+    }
+
+    fn time_range(&self) -> (i64, i64) {
+        (self.steps[0].0, self.steps[self.steps.len() - 1].0 + self.step.width_ns() - 1)
+    }
+
+    fn load(&self, rows: &mut StepRows) -> Result<(), Error> {
+        self.loaded.fetch_add(self.steps.len(), Ordering::Relaxed);
+        rows.starts = self.steps.iter().map(|(start, _)| *start).collect();
+        rows.fields = self.fields.iter().map(|&(field, field_type)| self.field(field, field_type)).collect();
+        Ok(())
+    }
+}
+
+impl MemorySteps {
+    fn field(&self, field: usize, field_type: FieldType) -> StepField {
+        let mut out = StepField::new(field_type);
+        let mut sums = Some(Vec::new());
+        for (_, rows) in &self.steps {
+            let cells = |rows: &[(i64, Vec<Cell>)]| {
+                summarise(&rows.iter().map(|(t, cells)| (*t, cells[field].clone())).collect::<Vec<_>>())
+            };
+            let mut summary = cells(rows);
+            if let (Step::Day, Sum::F64(sum)) = (self.step, &mut summary.sum) {
+                let hours = rows.chunk_by(|a, b| Step::Hour.start_of(a.0) == Step::Hour.start_of(b.0));
+                *sum = hours.fold(0.0, |day, rows| match cells(rows).sum {
+                    Sum::F64(hour) => day + hour,
+                    Sum::I64(_) => panic!("doubles"),
+                });
+            }
+            push(&mut out, field_type, &summary);
+            match (&mut out.sum, summary.sum) {
+                (StepSums::F64(own), Sum::F64(sum)) => own.push(sum),
+                (StepSums::I64(_), Sum::F64(_)) => sums.as_mut().into_iter().for_each(|sums| sums.push(0)),
+                (StepSums::I64(_), Sum::I64(sum)) => match (i64::try_from(sum), &mut sums) {
+                    (Ok(sum), Some(sums)) => sums.push(sum),
+                    _ => sums = None,
+                },
+                _ => {}
+            }
+        }
+        if field_type == FieldType::I64 {
+            out.sum = sums.map_or(StepSums::None, StepSums::I64);
+        }
+        out
+    }
+}
+
+fn push(out: &mut StepField, field_type: FieldType, summary: &Summary) {
+    out.count.push(summary.count);
+    let number = matches!(field_type, FieldType::F64 | FieldType::I64);
+    out.nan.push(if number { summary.count - summary.numbers } else { 0 });
+    let bound = |scalar: Scalar| if summary.numbers > 0 { Cell::from(scalar) } else { Cell::Null };
+    bound(summary.min).push_to(&mut out.min);
+    bound(summary.max).push_to(&mut out.max);
+    for (end, column, times) in
+        [(&summary.first, &mut out.first, &mut out.first_at), (&summary.last, &mut out.last, &mut out.last_at)]
+    {
+        let value = end.as_ref().filter(|_| field_type != FieldType::Utf8);
+        value.map_or(Cell::Null, |(_, cell)| cell.clone()).push_to(column);
+        times.push(value.map_or(0, |(time, _)| *time));
     }
 }
 

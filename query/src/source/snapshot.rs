@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tidewell_engine::{Error, FieldStats, Rows, Snapshot, TableSchema, TableView};
+use tidewell_engine::{Error, FieldStats, Rows, Snapshot, Step, StepPart, StepRows, TableSchema, TableView};
 
-use super::{Part, Source, Table};
+use super::{Part, Source, Steps, Stretch, Stretches, Table};
 
 impl Source for Snapshot {
     type Table = TableView;
@@ -25,6 +25,7 @@ impl Source for Snapshot {
 
 impl Table for TableView {
     type Part = tidewell_engine::Part;
+    type Steps = StepPart;
 
     fn schema(&self) -> &Arc<TableSchema> {
         self.schema()
@@ -36,6 +37,23 @@ impl Table for TableView {
 
     fn scan(&self, device: &str, start: i64, end: i64, fields: &[usize]) -> Result<Vec<Self::Part>, Error> {
         self.scan(device, start, end, fields)
+    }
+
+    fn scan_steps(
+        &self,
+        device: &str,
+        start: i64,
+        end: i64,
+        fields: &[usize],
+        steps: &[Step],
+        usable: &dyn Fn(Step, i64) -> bool,
+    ) -> Result<Stretches<Self>, Error> {
+        let stretches = self.scan_steps(device, start, end, fields, steps, usable)?;
+        let own = |stretch| match stretch {
+            tidewell_engine::Stretch::Rows(part) => Stretch::Rows(part),
+            tidewell_engine::Stretch::Steps(part) => Stretch::Steps(part),
+        };
+        Ok(stretches.into_iter().map(own).collect())
     }
 }
 
@@ -54,5 +72,19 @@ impl Part for tidewell_engine::Part {
 
     fn load_fields(&self, which: &[usize], rows: &mut Rows) -> Result<(), Error> {
         self.load_fields(which, rows)
+    }
+}
+
+impl Steps for StepPart {
+    fn step(&self) -> Step {
+        self.step()
+    }
+
+    fn time_range(&self) -> (i64, i64) {
+        self.time_range()
+    }
+
+    fn load(&self, rows: &mut StepRows) -> Result<(), Error> {
+        self.load(rows)
     }
 }

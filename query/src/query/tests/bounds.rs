@@ -1,6 +1,7 @@
 //! Owns tests of what is refused, cut and stopped.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tidewell_engine::FieldType;
@@ -244,4 +245,56 @@ fn blocks_are_loaded_only_where_zone_maps_do_not_tell() {
     ] {
         assert_eq!(loads(request), expected, "{request}");
     }
+}
+
+#[test]
+fn stored_steps_are_read_in_the_place_of_rows() {
+    let row = |i: i64| (i * 60 * SECOND, vec![Cell::F64(i as f64 * 0.1), Cell::I64(i), Cell::Null, Cell::Null]);
+    let source = MemorySource::new(&FIELDS, vec![("truck", (0..3 * 1_440).map(row).collect())]);
+    // Every step but those numbered 0 is stored.
+    let source = source.with_steps(&[1_000], true, 1_000_000);
+    let count = |request: &str| {
+        let table = &source.tables["t"];
+        let before = [&table.loads, &table.steps_loaded].map(|n| n.load(Ordering::Relaxed));
+        let rows = ask(&source, request).unwrap().len();
+        let after = [&table.loads, &table.steps_loaded].map(|n| n.load(Ordering::Relaxed));
+        (rows, after[0] - before[0], after[1] - before[1])
+    };
+    let request = |every: &str, more: &str| {
+        let day = 86_400 * SECOND;
+        let (start, end) = (day, 3 * day);
+        format!(r#"{{"downsample": {{"table": "t", "start": {start}, "end": {end}, "every": "{every}", {more}}}}}"#)
+    };
+    assert_eq!(count(&request("1h", r#""fields": ["v", "n"]"#)), (48, 0, 48));
+    assert_eq!(count(&request("1h", r#""fields": ["v", "n"], "fill": "null""#)), (48, 0, 48));
+    assert_eq!(count(&request("1d", r#""fields": ["v", "n"], "aggregates": ["mean", "last"]"#)), (2, 0, 2));
+    assert_eq!(count(&request("1d", r#""fields": ["v"], "group": "all""#)), (2, 0, 2));
+    // Berlin's days begin an hour before those of UTC: 23 hours of each are whole hours of UTC, and one is the day before.
+    assert_eq!(count(&request("1d", r#""fields": ["v"], "timezone": "Europe/Berlin""#)), (3, 0, 48));
+    assert_eq!(count(&request("1m", r#""fields": ["v"]"#)), (2_880, 0, 2_880));
+    // An hour that is summed from its rows has no use for the sums of its minutes; for extremes any step serves.
+    assert_eq!(count(&request("1h", r#""fields": ["v"], "origin": 1800000000000"#)).2, 48 * 60);
+    assert_eq!(count(&request("1h", r#""fields": ["v"], "origin": 1800000000000, "aggregates": ["max"]"#)).2, 48 * 60);
+    // Text is not kept.
+    assert_eq!(count(&request("1h", r#""fields": ["s"], "aggregates": ["last"]"#)).2, 0);
+    assert_eq!(count(&request("1h", r#""fields": ["s"], "aggregates": ["count"]"#)).2, 48);
+    // Shorter than every step.
+    assert_eq!(count(&request("30s", r#""fields": ["v"]"#)).2, 0);
+}
+
+#[test]
+fn integer_sums_that_no_step_can_hold_are_added_from_rows() {
+    let value = |i: i64| if i % 2 == 0 { i64::MAX } else { i64::MIN };
+    let row = |i: i64| (i * 1_800 * SECOND, vec![Cell::Null, Cell::I64(value(i / 2)), Cell::Null, Cell::Null]);
+    let source = MemorySource::new(&FIELDS, vec![("truck", (0..96).map(row).collect())]).with_steps(&[7], true, 1_000);
+    let ask = |every: &str, from: i64| {
+        let (start, end) = (from * 3_600 * SECOND, 48 * 3_600 * SECOND);
+        let request = format!(
+            r#"{{"downsample": {{"table": "t", "start": {start}, "end": {end}, "every": "{every}", "fields": ["n"], "aggregates": ["sum"]}}}}"#
+        );
+        ask(&source, &request)
+    };
+    assert!(matches!(ask("1h", 25), Err(QueryError::SumOverflow { .. })));
+    // Each hour alone is beyond 64 bits, the day is not.
+    assert_eq!(ask("1d", 24).unwrap()[0][2], Cell::I64(-24));
 }

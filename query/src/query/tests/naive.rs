@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::FIELDS;
+use super::{FIELDS, SECOND};
 use crate::downsample::Windows;
 use crate::kernels::scalar::summarise;
-use crate::kernels::{Cell, Summary};
+use crate::kernels::{Cell, Sum, Summary};
 use crate::request::{Aggregate, Fill, Group, Request};
 use crate::source::memory::{CellRows, MemorySource};
 
@@ -142,7 +142,11 @@ pub(super) fn downsample(source: &MemorySource, request: &Request) -> Vec<Vec<Ce
                 let own = summaries.get_or_insert_with(|| vec![Summary::EMPTY; fields.len()]);
                 for (summary, &field) in own.iter_mut().zip(&fields) {
                     let cells: Vec<_> = rows.iter().map(|(t, cells)| (*t, cells[field].clone())).collect();
-                    summary.merge(summarise(&cells));
+                    let mut own = summarise(&cells);
+                    if let Sum::F64(sum) = &mut own.sum {
+                        *sum = window_sum(&cells, bounds);
+                    }
+                    summary.merge(own);
                 }
             }
             table.push(summaries.map(|summaries| {
@@ -157,6 +161,35 @@ pub(super) fn downsample(source: &MemorySource, request: &Request) -> Vec<Vec<Ce
         }
     }
     out
+}
+
+/// The sum of the doubles among `cells`, which are those of the window `start..end`: as the contract words it, from the
+/// window's start on, piece by piece.
+fn window_sum(cells: &[(i64, Cell)], (start, end): (i64, i64)) -> f64 {
+    let of = |from: i64, to: i64| {
+        let inside: Vec<_> = cells.iter().filter(|(t, _)| (from..to).contains(t)).cloned().collect();
+        match summarise(&inside).sum {
+            Sum::F64(sum) => sum,
+            Sum::I64(_) => panic!("doubles"),
+        }
+    };
+    let [minute, hour, day] = [60, 3_600, 86_400].map(|seconds| seconds * SECOND);
+    let mut sum = 0.0;
+    let mut at = start;
+    while at < end {
+        let fits = |width: i64| at.rem_euclid(width) == 0 && at + width <= end;
+        let (next, piece) = if fits(day) {
+            (at + day, (0..24).fold(0.0, |sum, i| sum + of(at + i * hour, at + i * hour + hour)))
+        } else if fits(hour) {
+            (at + hour, of(at, at + hour))
+        } else {
+            let next = (at.div_euclid(minute) * minute + minute).min(end);
+            (next, of(at, next))
+        };
+        sum += piece;
+        at = next;
+    }
+    sum
 }
 
 fn fill(table: &[Option<Vec<Cell>>], counts: &[bool], fill: Fill, windows: &Windows) -> Vec<(usize, Vec<Cell>)> {
