@@ -141,11 +141,8 @@ impl Engine {
         } else {
             None
         };
-        let keeper = Arc::new(Keeper {
-            manifest: Arc::clone(&opened.manifest),
-            views: opened.shards.iter().map(|shard| Arc::clone(&shard.view)).collect(),
-            clock: Arc::clone(&clock),
-        });
+        let views = opened.shards.iter().map(|shard| Arc::clone(&shard.view)).collect();
+        let keeper = Arc::new(Keeper::new(Arc::clone(&opened.manifest), views, Arc::clone(&clock)));
         let keeper_thread = config.compaction.then(|| KeeperThread::start(Arc::clone(&keeper)));
         let engine = Self {
             config: opened.config,

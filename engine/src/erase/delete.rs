@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use tidewell_codec::shard_of;
 
-use super::masks::applies;
+use super::masks::{applies, has_rows};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::limits::DEVICE_ID_BYTES_MAX;
-use crate::manifest::{Edit, Erasure, Manifest};
-use crate::shard::{LiveSegment, SharedView};
+use crate::manifest::{Edit, Erasure};
+use crate::shard::{LiveSegment, ShardView};
 use crate::snapshot::Attributes;
 use crate::upkeep::flush::Flusher;
 
@@ -110,25 +110,12 @@ fn delete_in_shard(flusher: &mut Flusher, deletes: &[Delete], now_ns: i64) -> Re
 
 /// Whether the segment still has rows of the erasure, or may have: an index that cannot be read is no proof.
 fn is_pending(erasure: &Erasure, live: &LiveSegment) -> bool {
-    applies(erasure, &live.meta)
-        && live.segment.find(&erasure.device).map_or(true, |blocks| {
-            let (first, last) = erasure.span();
-            blocks.is_some_and(|blocks| !blocks.overlapping(first, last).is_empty())
-        })
+    applies(erasure, &live.meta) && has_rows(erasure, live).unwrap_or(true)
 }
 
-/// Forgets the shard's erasures that no segment needs any more; returns their number.
-pub(super) fn forget_finished(manifest: &mut Manifest, view: &SharedView, shard: u32) -> Result<usize> {
-    let now = view.load();
-    let done: Vec<Edit> = now
-        .masks
-        .erasures()
-        .filter(|erasure| !now.segments.values().flatten().any(|live| is_pending(erasure, live)))
-        .map(|erasure| Edit::ErasureRemoved { number: erasure.number })
-        .collect();
-    if !done.is_empty() {
-        manifest.append(&done)?;
-        view.set_masks(manifest.state(), shard);
-    }
-    Ok(done.len())
+/// Numbers of erasures that no segment of the view needs any more. They are not needed by any later view either: what is
+/// flushed later came later, and a merge adds nothing to its inputs.
+pub(super) fn finished(view: &ShardView) -> Vec<u64> {
+    let pending = |erasure: &Erasure| view.segments.values().flatten().any(|live| is_pending(erasure, live));
+    view.masks.erasures().filter(|erasure| !pending(erasure)).map(|erasure| erasure.number).collect()
 }

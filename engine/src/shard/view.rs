@@ -58,11 +58,14 @@ impl Drop for StoredFile {
     }
 }
 
+/// Segments by table, oldest first.
+pub type SegmentMap = HashMap<Arc<str>, Vec<Arc<LiveSegment>>>;
+
 /// One moment of a shard: sources in log order are segments, then sealed memtables, then the active one.
 #[derive(Clone)]
 pub struct ShardView {
     /// Segments by table, oldest first.
-    pub segments: Arc<HashMap<Arc<str>, Vec<Arc<LiveSegment>>>>,
+    pub segments: Arc<SegmentMap>,
     /// What is gone for readers though segments still have it.
     pub masks: Arc<Masks>,
     /// Sealed memtables that are not in segments yet, oldest first.
@@ -172,8 +175,8 @@ impl SharedView {
 }
 
 /// Groups segments by table, each in log order.
-fn by_table(segments: Vec<Arc<LiveSegment>>) -> HashMap<Arc<str>, Vec<Arc<LiveSegment>>> {
-    let mut tables: HashMap<Arc<str>, Vec<Arc<LiveSegment>>> = HashMap::new();
+fn by_table(segments: Vec<Arc<LiveSegment>>) -> SegmentMap {
+    let mut tables = SegmentMap::new();
     for segment in segments {
         tables.entry(Arc::clone(&segment.meta.table)).or_default().push(segment);
     }
