@@ -19,6 +19,7 @@ use crate::limits::{ATTRIBUTE_BYTES_MAX, DEVICE_ATTRIBUTES_MAX, DEVICE_ID_BYTES_
 use crate::manifest::{Edit, Manifest};
 use crate::quarantine;
 use crate::recovery::{self, RecoveryReport};
+use crate::scan::BlockCache;
 use crate::shard::worker::ShardHandle;
 use crate::shard::{Append, ProducerHeads, ShardStats, SharedView};
 use crate::snapshot::{Attributes, Snapshot};
@@ -39,6 +40,7 @@ pub struct Engine {
     pub(crate) changing_tables: Mutex<()>,
     pub(crate) keeper: Arc<Keeper>,
     keeper_thread: Mutex<Option<KeeperThread>>,
+    cache: Arc<BlockCache>,
     compaction: Arc<Compaction>,
     compactor_thread: Mutex<Option<JoinHandle<()>>>,
     /// Held while quarantined rows are released.
@@ -144,6 +146,7 @@ impl Engine {
         let views = opened.shards.iter().map(|shard| Arc::clone(&shard.view)).collect();
         let keeper = Arc::new(Keeper::new(Arc::clone(&opened.manifest), views, Arc::clone(&clock)));
         let keeper_thread = config.compaction.then(|| KeeperThread::start(Arc::clone(&keeper)));
+        let cache = Arc::new(BlockCache::within(&config.memory, config.block_cache_bytes));
         let engine = Self {
             config: opened.config,
             catalog: opened.catalog,
@@ -154,6 +157,7 @@ impl Engine {
             changing_tables: Mutex::new(()),
             keeper,
             keeper_thread: Mutex::new(keeper_thread),
+            cache,
             compaction,
             compactor_thread: Mutex::new(compactor_thread),
             releasing: Mutex::new(()),
@@ -242,7 +246,9 @@ impl Engine {
         Snapshot {
             shards: Arc::new(self.shards.iter().map(|s| s.view.load()).collect()),
             tables: self.catalog.load(),
+            memory: Arc::clone(&self.config.memory),
             attributes: Arc::clone(&self.attributes.read()),
+            cache: Arc::clone(&self.cache),
         }
     }
 
@@ -300,6 +306,11 @@ impl Engine {
         }
         *attributes = Arc::new(all);
         Ok(())
+    }
+
+    /// Blocks that stay decoded between queries.
+    pub fn block_cache(&self) -> &Arc<BlockCache> {
+        &self.cache
     }
 
     /// Each shard's figures.
