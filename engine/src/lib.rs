@@ -50,7 +50,7 @@ pub mod verify;
 pub use config::EngineConfig;
 pub use damage::{DamageReport, DamagedPlace, SetAside, Skipped};
 pub use engine::Engine;
-pub use erase::Delete;
+pub use erase::{Delete, TableFigures};
 pub use error::{Error, Refusal, RefusalCode, Result};
 pub use manifest::{Erasure, Retention};
 pub use recovery::RecoveryReport;

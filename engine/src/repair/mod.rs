@@ -13,10 +13,11 @@ use tidewell_codec::{BatchLimits, decode_batch};
 
 use crate::device_log::{Damage, RECORD_HEADER_BYTES, dump, retire};
 use crate::error::{Error, Result};
-use crate::manifest::{Edit, Manifest, ManifestState, heads_name, read_heads, write_heads};
+use crate::manifest::{Edit, Manifest, ManifestState, SegmentMeta, heads_name, read_heads, write_heads};
 use crate::recovery::devices_in;
 use crate::segment::{Segment, segment_name, verify as verify_segment};
 use crate::storage::{Storage, write_new_file};
+use crate::summary::{Summary, SummaryMeta, summary_name, verify as verify_summary};
 
 /// Folder of files that were set aside, within the data directory.
 pub const LOST_DIR: &str = "lost";
@@ -82,7 +83,15 @@ pub fn repair(storage: &Arc<dyn Storage>, dry_run: bool) -> Result<RepairReport>
         report: RepairReport::default(),
     };
     for meta in state.segments.values() {
-        repair.segment(meta)?;
+        // What was told of a segment that is replaced goes with it: its rows answer.
+        if let Some(segment) = repair.segment(meta)? {
+            for summary in state.summaries_of(meta.id) {
+                repair.summary(summary, Some(&segment))?;
+            }
+        }
+    }
+    for summary in state.summaries.values().filter(|summary| !state.segments.contains_key(&summary.segment)) {
+        repair.summary(summary, None)?;
     }
     for shard in 0..state.shard_count {
         repair.heads(&state, shard)?;
@@ -108,10 +117,11 @@ struct Repair<'a> {
 }
 
 impl Repair<'_> {
-    fn segment(&mut self, meta: &crate::manifest::SegmentMeta) -> Result<()> {
+    /// The segment when it is sound; else a new one takes its place.
+    fn segment(&mut self, meta: &SegmentMeta) -> Result<Option<Arc<Segment>>> {
         let name = segment_name(meta.id);
         match Segment::open(&**self.storage, &name) {
-            Ok(segment) if verify_segment(&segment).is_empty() => return Ok(()),
+            Ok(segment) if verify_segment(&segment).is_empty() => return Ok(Some(segment)),
             Err(error @ Error::NewerFormat { .. }) => return Err(error),
             _ => {}
         }
@@ -129,6 +139,38 @@ impl Repair<'_> {
         self.set_aside(&name)?;
         self.edits.push(Edit::SegmentRemoved { id: meta.id });
         self.edits.extend(salvaged.meta.map(Edit::SegmentAdded));
+        self.replaced.push(name);
+        Ok(None)
+    }
+
+    /// Forgets a damaged summary. Only where the segment is gone is anything lost by it.
+    fn summary(&mut self, meta: &SummaryMeta, segment: Option<&Arc<Segment>>) -> Result<()> {
+        let name = summary_name(meta.id);
+        let cause = match Summary::open(&**self.storage, &name) {
+            Ok(summary) => verify_summary(&summary, segment).first().map(ToString::to_string),
+            Err(Error::Io { source, .. }) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("read", name)(source));
+            }
+            Err(error @ Error::NewerFormat { .. }) => return Err(error),
+            Err(error) => Some(error.to_string()),
+        };
+        let Some(cause) = cause else { return Ok(()) };
+        let answers = if segment.is_some() { "; rows answer in its place" } else { "" };
+        self.report.steps.push(format!("{name}: set aside{answers}"));
+        if segment.is_none() {
+            self.report.lost.push(Lost {
+                path: name.clone(),
+                table: meta.table.to_string(),
+                device: None,
+                field: None,
+                first_ns: meta.time_min,
+                last_ns: meta.time_max,
+                rows: None,
+                cause: format!("steps of {} whose rows retention has removed: {cause}", meta.step.name()),
+            });
+        }
+        self.set_aside(&name)?;
+        self.edits.push(Edit::SummaryRemoved { segment: meta.segment, id: meta.id });
         self.replaced.push(name);
         Ok(())
     }

@@ -27,6 +27,8 @@ pub struct ShardFigures {
     pub refused_batches: u64,
     /// Rows applied, replaced ones included.
     pub rows: u64,
+    /// Rows older than what their table keeps: acknowledged, not stored.
+    pub rows_expired: u64,
     /// Rows too far in the future, set aside since the node was opened.
     pub quarantined_rows: u64,
     /// Bytes written to the log.
@@ -84,6 +86,7 @@ impl Shard {
             duplicate_batches: stats.duplicate_batches.get(),
             refused_batches: stats.refused_batches.get(),
             rows: stats.rows.get(),
+            rows_expired: stats.rows_expired.get(),
             quarantined_rows: stats.quarantined_rows.get(),
             log_bytes: stats.log_bytes.get(),
             log_syncs: stats.log_syncs.get(),
