@@ -230,6 +230,7 @@ impl Engine {
         Snapshot {
             shards: Arc::new(self.shards.iter().map(|s| s.view.load()).collect()),
             catalog: Arc::clone(&self.catalog),
+            memory: Arc::clone(&self.config.memory),
             attributes: Arc::clone(&self.attributes.read()),
             cache: Arc::clone(&self.cache),
         }

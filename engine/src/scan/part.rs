@@ -8,6 +8,7 @@ use tidewell_codec::{Bitmap, Column, NarrowColumn, Text, Values};
 use super::merge::merge;
 use super::narrow::{BlockSource, NarrowRows};
 use crate::error::{Error, Result};
+use crate::memory::Held;
 use crate::segment::{DeviceBlocks, empty_stats};
 use crate::types::{FieldDef, FieldStats, Rows};
 
@@ -23,6 +24,8 @@ pub struct Part {
     pub(super) pieces: Vec<Piece>,
     /// One piece that is a block wholly inside the range.
     pub(super) whole: bool,
+    /// What the rows in memory count for, while a part of them lives.
+    pub(super) held: Option<Arc<Held>>,
 }
 
 /// One source's contribution; clipped to times `first..=last`.
@@ -50,6 +53,11 @@ impl std::fmt::Debug for Part {
 }
 
 impl Part {
+    /// Keeps `held` for as long as this part.
+    pub(crate) fn hold(&mut self, held: &Arc<Held>) {
+        self.held = Some(Arc::clone(held));
+    }
+
     /// A first and a last time, both inclusive, that enclose all rows; exact for a whole block.
     pub fn time_range(&self) -> (i64, i64) {
         (self.first, self.last)

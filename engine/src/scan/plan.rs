@@ -17,6 +17,7 @@ const MERGE_ROWS: usize = 32_768;
 const MEMORY_ROWS: usize = 16_384;
 
 /// Where rows of one device come from. Sources are listed in log order: later ones win.
+#[derive(Clone)]
 pub enum Source {
     /// The device's blocks in one segment.
     Blocks(DeviceBlocks),
@@ -78,7 +79,7 @@ pub fn plan(sources: Vec<Source>, fields: &Arc<[FieldDef]>, start_ns: i64, end_n
             inside.sort_by_key(|unit| unit.source);
             let pieces: Vec<Piece> = inside.iter().map(|unit| piece(unit, &sources, &maps)).collect();
             let whole = matches!(&inside[..], [unit] if unit.whole);
-            parts.push(Part { first, last, fields: fields.clone(), pieces, whole });
+            parts.push(Part { first, last, fields: fields.clone(), pieces, whole, held: None });
         }
     }
     parts
