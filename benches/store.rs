@@ -91,7 +91,7 @@ impl Store {
                 seq: SeqNo(index as u64 + 1),
                 payload: Bytes::from(payload),
                 batch,
-                received_ns: 0,
+                received_ns: i64::MAX / 2,
                 durability: Durability::Durable,
                 ticket: 0,
                 sink: Arc::clone(&sink),

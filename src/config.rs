@@ -111,7 +111,7 @@ pub struct EngineSettings {
     pub seal_age: Span,
     /// Size of one log file. At least 1MiB.
     pub log_file: Size,
-    /// Rows further in the future than this are refused.
+    /// Rows further in the future than this are set aside.
     pub max_future: Span,
     /// Batches that may wait for one shard. 1 to 65536.
     pub queue_batches: Number,

@@ -254,9 +254,8 @@ async fn a_poison_batch_is_refused_by_itself_and_its_lane_goes_on() {
     assert!(message.contains("truck_1") && message.contains(&other), "{message}");
 
     let ahead = i64::try_from(welcome.max_future_ns).unwrap() + 60_000_000_000;
-    let late = payload(&with_time(batch(&["truck_1"], 3, 9), unix_ns() + ahead));
-    let message = refused(&mut lane, 6, late, RejectCode::TooFarInFuture).await;
-    assert!(message.contains("truck_1") && message.contains("max_future"), "{message}");
+    // A wrong clock is no reason to lose rows: they are taken, and stay out of answers.
+    taken(&mut lane, 6, payload(&with_time(batch(&["truck_1"], 1, 9), unix_ns() + ahead))).await;
     scene.neighbour.is_served().await;
 
     assert!(!refused(&mut lane, 7, vec![1, 2, 3], RejectCode::Malformed).await.is_empty());

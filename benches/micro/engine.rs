@@ -150,7 +150,7 @@ fn engine(c: &mut Criterion) {
                                 seq: SeqNo(index as u64 + 1),
                                 payload: payload.clone(),
                                 batch,
-                                received_ns: 0,
+                                received_ns: i64::MAX / 2,
                                 durability: Durability::Durable,
                                 ticket: 0,
                                 sink: Arc::clone(&sink),

@@ -40,21 +40,29 @@ impl Catalog {
     /// # Errors
     /// A field of another type, by table, field, has and got; too many tables or fields. Nothing is added then.
     pub fn admit(&self, batch: &Batch) -> Result<Arc<TableSchema>, Refusal> {
-        if let Some(table) = self.tables.read().get(batch.table.as_str())
+        self.admit_to(&batch.table, batch)
+    }
+
+    /// As [`Catalog::admit`], for the table called `name` whatever the batch says.
+    ///
+    /// # Errors
+    /// As [`Catalog::admit`].
+    pub fn admit_to(&self, name: &str, batch: &Batch) -> Result<Arc<TableSchema>, Refusal> {
+        if let Some(table) = self.tables.read().get(name)
             && missing_fields(table, batch)?.is_empty()
         {
             return Ok(Arc::clone(table));
         }
         let mut tables = self.tables.write();
-        let mut table = match tables.get(batch.table.as_str()) {
+        let mut table = match tables.get(name) {
             Some(table) => TableSchema::clone(table),
             None if tables.len() >= TABLES_MAX => {
                 return Err(Refusal::new(
                     RefusalCode::TooLarge,
-                    format!("table {} would be one more than the {TABLES_MAX} tables that a node holds", batch.table),
+                    format!("table {name} would be one more than the {TABLES_MAX} tables that a node holds"),
                 ));
             }
-            None => TableSchema { name: batch.table.as_str().into(), fields: Vec::new() },
+            None => TableSchema { name: name.into(), fields: Vec::new() },
         };
         // Between the two locks another batch may have added the same fields: look again.
         let missing = missing_fields(&table, batch)?;

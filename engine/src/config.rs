@@ -21,7 +21,7 @@ pub struct EngineConfig {
     pub seal_age: Duration,
     /// Size of one log file.
     pub log_file_bytes: u64,
-    /// Rows further in the future than this are refused.
+    /// Rows further in the future than this go to quarantine.
     pub max_future: Duration,
     /// Batches that may wait in a shard's queue.
     pub queue_batches: usize,

@@ -17,6 +17,7 @@ use crate::erase::{self, Delete};
 use crate::error::{Error, Refusal, RefusalCode, Result};
 use crate::limits::{ATTRIBUTE_BYTES_MAX, DEVICE_ATTRIBUTES_MAX, DEVICE_ID_BYTES_MAX};
 use crate::manifest::{Edit, Manifest};
+use crate::quarantine;
 use crate::recovery::{self, RecoveryReport};
 use crate::shard::worker::ShardHandle;
 use crate::shard::{Append, ProducerHeads, ShardStats, SharedView};
@@ -34,6 +35,8 @@ pub struct Engine {
     shards: Vec<Shard>,
     compaction: Arc<Compaction>,
     compactor_thread: Mutex<Option<JoinHandle<()>>>,
+    /// Held while quarantined rows are released.
+    pub(crate) releasing: Mutex<()>,
     stopping: Arc<AtomicBool>,
     clock: Arc<dyn Clock>,
     /// Held until the engine goes.
@@ -65,6 +68,8 @@ pub struct ShardFigures {
     pub refused_batches: u64,
     /// Rows applied, replaced ones included.
     pub rows: u64,
+    /// Rows too far in the future, set aside since the node was opened.
+    pub quarantined_rows: u64,
     /// Bytes written to the log.
     pub log_bytes: u64,
     /// Group commits.
@@ -136,6 +141,7 @@ impl Engine {
             shards: opened.shards,
             compaction,
             compactor_thread: Mutex::new(compactor_thread),
+            releasing: Mutex::new(()),
             stopping,
             clock,
             _lock: lock,
@@ -148,20 +154,28 @@ impl Engine {
         self.shards.len() as u32
     }
 
+    /// Now, by the engine's clock.
+    pub(crate) fn now_ns(&self) -> i64 {
+        self.clock.now_ns()
+    }
+
     /// The engine's settings.
     pub fn config(&self) -> &EngineConfig {
         &self.config
     }
 
-    /// Checks a batch against the contract: one shard, types as the tables have them, no row too far in the future.
-    /// New tables and fields are taken note of.
+    /// Checks a batch against the contract: one shard, types as the tables have them. New tables and fields are taken note
+    /// of, also those that rows too far in the future will need.
     ///
     /// # Errors
     /// A refusal that names what was expected and what was found.
     pub fn check(&self, batch: &Batch, now_ns: i64) -> Result<(), Refusal> {
         self.check_shard(batch)?;
-        self.check_future(batch, now_ns)?;
-        self.catalog.admit(batch).map(|_| ())
+        self.catalog.admit(batch)?;
+        if quarantine::is_ahead(batch, quarantine::last_allowed(now_ns, self.config.max_future)) {
+            self.catalog.admit_to(&quarantine::shadow_of(&batch.table), batch)?;
+        }
+        Ok(())
     }
 
     fn check_shard(&self, batch: &Batch) -> Result<(), Refusal> {
@@ -182,25 +196,6 @@ impl Engine {
                 ),
             )),
         }
-    }
-
-    fn check_future(&self, batch: &Batch, now_ns: i64) -> Result<(), Refusal> {
-        let max_future_ns = i64::try_from(self.config.max_future.as_nanos()).unwrap_or(i64::MAX);
-        let limit = now_ns.saturating_add(max_future_ns);
-        if batch.times.iter().copied().max().is_none_or(|last| last <= limit) {
-            return Ok(());
-        }
-        let found = batch.devices.iter().find_map(|(device, range)| {
-            batch.times[range].iter().find(|&&time| time > limit).map(|&time| (device, time))
-        });
-        let (device, time) = found.unwrap_or(("", 0));
-        Err(Refusal::new(
-            RefusalCode::TooFarInFuture,
-            format!(
-                "device {device} has a row at {time} ns, more than max_future ({} s) after the node's clock ({now_ns} ns); set the device's clock",
-                self.config.max_future.as_secs()
-            ),
-        ))
     }
 
     /// Hands a checked batch to its shard. Never blocks; the sink hears of its fate.
@@ -386,6 +381,7 @@ impl Shard {
             duplicate_batches: stats.duplicate_batches.get(),
             refused_batches: stats.refused_batches.get(),
             rows: stats.rows.get(),
+            quarantined_rows: stats.quarantined_rows.get(),
             log_bytes: stats.log_bytes.get(),
             log_syncs: stats.log_syncs.get(),
             log_sync_last_us: stats.log_sync_last_us.get(),

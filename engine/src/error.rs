@@ -109,8 +109,6 @@ pub enum RefusalCode {
     MixedShards,
     /// A field has another type than the table's.
     TypeConflict,
-    /// A row lies further in the future than `max_future`.
-    TooFarInFuture,
     /// It exceeds a stated maximum.
     TooLarge,
     /// The disk has no room; accepted again by itself once there is.
@@ -129,7 +127,7 @@ impl RefusalCode {
     /// Whether the same batch may be accepted later.
     pub fn retryable(self) -> bool {
         match self {
-            Self::Malformed | Self::MixedShards | Self::TypeConflict | Self::TooFarInFuture | Self::TooLarge => false,
+            Self::Malformed | Self::MixedShards | Self::TypeConflict | Self::TooLarge => false,
             Self::DiskFull | Self::ShardPoisoned | Self::Overloaded | Self::AfterRefused | Self::ShuttingDown => true,
         }
     }

@@ -10,6 +10,7 @@
 //! - [`erase`]: deletes, retention, dropped tables: what is gone for readers before files are rewritten
 //! - [`upkeep`]: memtables into segments, small segments into large ones
 //! - [`manifest`]: the only truth about which segments exist; [`recovery`] starts from it
+//! - [`quarantine`]: rows too far in the future, apart from all others
 //! - [`snapshot`], [`scan`]: what a reader sees at one moment, newest write of each field first
 //! - [`memory`]: the one limit on memory, and each holder's share
 //! - [`summary`]: aggregates per step of the clock, beside the segments that merges write
@@ -30,6 +31,7 @@ pub mod limits;
 pub mod manifest;
 pub mod memory;
 pub mod memtable;
+pub mod quarantine;
 pub mod recovery;
 pub mod scan;
 pub mod segment;

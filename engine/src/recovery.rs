@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use parking_lot::{Mutex, RwLock};
-use tidewell_codec::{BatchLimits, decode_batch};
+use tidewell_codec::{Batch, BatchLimits, decode_batch};
 
 use crate::catalog::Catalog;
 use crate::clock::Clock;
@@ -13,9 +13,10 @@ use crate::config::EngineConfig;
 use crate::device_log::{LogConfig, LogWriter, ReplayReport, replay};
 use crate::engine::{Poke, Shard};
 use crate::erase::Masks;
-use crate::error::{Error, Result};
+use crate::error::{Error, Refusal, Result};
 use crate::limits::{FROZEN_MEMTABLES_MAX, SHARDS_MAX};
 use crate::manifest::{Edit, Manifest, orphans, read_heads};
+use crate::quarantine;
 use crate::shard::core::{Sealed, ShardCore, ShardParts};
 use crate::shard::worker::ShardHandle;
 use crate::shard::{LiveSegment, ProducerHeads, ShardStats, SharedView};
@@ -202,8 +203,14 @@ fn replay_shard(
                 return Ok(());
             }
         };
-        let schema = match parts.catalog.admit(&batch) {
-            Ok(schema) => schema,
+        let last_ns = quarantine::last_allowed(record.received_ns, parts.config.max_future);
+        let admitted = parts.catalog.admit(&batch).and_then(|_| {
+            let (rows, ahead) = quarantine::split(batch, last_ns);
+            let with_schema = |batch: Batch| parts.catalog.admit(&batch).map(|schema| (batch, schema));
+            rows.into_iter().chain(ahead).map(with_schema).collect::<Result<Vec<_>, Refusal>>()
+        });
+        let batches = match admitted {
+            Ok(batches) => batches,
             Err(refusal) => {
                 unreadable.push(format!(
                     "log of shard {shard}, generation {}, offset {}: batch {} of producer {} contradicts the tables: {refusal}",
@@ -213,7 +220,7 @@ fn replay_shard(
             }
         };
         let view = parts.view.load();
-        view.active.publish(std::iter::once((batch, schema, record.received_ns)));
+        view.active.publish(batches.into_iter().map(|(batch, schema)| (batch, schema, record.received_ns)));
         parts.heads.write().advance(record.producer, record.seq, record.received_ns);
         if view.active.bytes() >= part_bytes {
             let heads = parts.heads.read().clone();

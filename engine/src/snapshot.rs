@@ -7,6 +7,7 @@ use crate::catalog::Catalog;
 use crate::erase::Masks;
 use crate::error::Result;
 use crate::memtable::{Mark, Memtable};
+use crate::quarantine;
 use crate::scan::{Part, Source, plan, sort_unique};
 use crate::shard::{LiveSegment, ShardView};
 use crate::summary::{Step, Stretch};
@@ -38,9 +39,9 @@ pub struct DeviceInfo {
 }
 
 impl Snapshot {
-    /// All tables, sorted by name.
+    /// All tables, sorted by name; without those that keep rows in quarantine.
     pub fn tables(&self) -> Vec<Arc<TableSchema>> {
-        self.catalog.tables()
+        self.catalog.tables().into_iter().filter(|table| quarantine::table_of(&table.name).is_none()).collect()
     }
 
     /// One table's rows at this moment.
@@ -135,7 +136,7 @@ impl TableView {
     }
 
     /// Each device of each source, with its receive times; a device may come several times.
-    fn visit_devices(&self, visit: &mut impl FnMut(Arc<str>, (i64, i64))) -> Result<()> {
+    pub(crate) fn visit_devices(&self, visit: &mut impl FnMut(Arc<str>, (i64, i64))) -> Result<()> {
         for shard in self.shards.iter() {
             for live in &shard.segments {
                 for entry in live.segment.devices() {

@@ -325,20 +325,6 @@ fn repetition_is_acknowledged_and_not_applied_across_reopen_flush_and_crash() {
 }
 
 #[test]
-fn rows_too_far_in_the_future_are_refused_by_name() {
-    let engine = open_with(Memory::new(), EngineConfig { max_future: Duration::from_secs(60), ..config() });
-    let limit = NOW + 60_000_000_000;
-    assert_eq!(engine.check(&one("truck_1", limit), NOW), Ok(()));
-    let refusal = engine.check(&one("truck_1", limit + 1), NOW).unwrap_err();
-    assert_eq!((refusal.code, refusal.code.retryable()), (RefusalCode::TooFarInFuture, false));
-    for part in ["truck_1", &(limit + 1).to_string(), "max_future (60 s)", "clock"] {
-        assert!(refusal.message.contains(part), "{part}: {refusal}");
-    }
-    // The far past is late, not wrong.
-    assert_eq!(engine.check(&one("truck_1", i64::MIN), NOW), Ok(()));
-}
-
-#[test]
 fn type_that_contradicts_the_table_is_refused_by_name_before_and_after_a_restart() {
     let memory = Memory::new();
     let types = BTreeMap::from([("speed".to_owned(), FieldType::Utf8), ("note".to_owned(), FieldType::Utf8)]);

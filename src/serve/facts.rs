@@ -140,6 +140,7 @@ fn total(shards: &[ShardFigures]) -> ShardFigures {
         all.duplicate_batches += shard.duplicate_batches;
         all.refused_batches += shard.refused_batches;
         all.rows += shard.rows;
+        all.quarantined_rows += shard.quarantined_rows;
         all.log_bytes += shard.log_bytes;
         all.log_syncs += shard.log_syncs;
         all.log_sync_last_us = all.log_sync_last_us.max(shard.log_sync_last_us);
@@ -190,11 +191,12 @@ fn memory_samples(memory: &MemoryBudget) -> Vec<Sample> {
 
 fn shard_samples(engine: &Engine) -> Vec<Sample> {
     type Read = fn(&ShardFigures) -> u64;
-    const COUNTERS: [(&str, &str, Read); 11] = [
+    const COUNTERS: [(&str, &str, Read); 12] = [
         ("batches", "Batches applied", |s| s.batches),
         ("duplicate_batches", "Batches acknowledged again and not applied again", |s| s.duplicate_batches),
         ("refused_batches", "Batches refused", |s| s.refused_batches),
         ("rows", "Rows applied, replaced ones included", |s| s.rows),
+        ("quarantined_rows", "Rows too far in the future, set aside", |s| s.quarantined_rows),
         ("log_bytes", "Bytes written to device logs", |s| s.log_bytes),
         ("log_syncs", "Group commits of device logs", |s| s.log_syncs),
         ("flushes", "Memtables written as segments", |s| s.flushes),

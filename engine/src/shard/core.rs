@@ -21,6 +21,7 @@ use crate::device_log::{LogWriter, RecordHead};
 use crate::error::{Error, Refusal, RefusalCode, Result};
 use crate::limits::{DISK_RESERVE_BYTES, FROZEN_MEMTABLES_MAX, GROUP_BATCHES_MAX, GROUP_BYTES_MAX};
 use crate::memtable::Memtable;
+use crate::quarantine;
 use crate::storage::Storage;
 use crate::types::{Durability, LogPosition, ProducerId, SeqNo};
 
@@ -194,8 +195,13 @@ impl ShardCore {
                     heads.advance(producer, seq, received_ns);
                     self.stats.batches.add(1);
                     self.stats.rows.add(batch.times.len() as u64);
-                    if let Some(schema) = self.catalog.table(&batch.table) {
-                        fresh.push((batch, schema, received_ns));
+                    let last_ns = quarantine::last_allowed(received_ns, self.config.max_future);
+                    let (rows, ahead) = quarantine::split(batch, last_ns);
+                    self.stats.quarantined_rows.add(ahead.as_ref().map_or(0, |batch| batch.times.len() as u64));
+                    for batch in rows.into_iter().chain(ahead) {
+                        if let Some(schema) = self.catalog.table(&batch.table) {
+                            fresh.push((batch, schema, received_ns));
+                        }
                     }
                 }
                 if !told_before {

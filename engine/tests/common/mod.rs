@@ -170,7 +170,7 @@ pub fn send(engine: &Engine, producer: u128, seq: u64, batch: Batch) -> Result<(
         seq: SeqNo(seq),
         payload: Bytes::from(payload),
         batch,
-        received_ns: 0,
+        received_ns: i64::MAX / 2,
         durability: Durability::Durable,
         ticket: 1,
         sink: Arc::clone(&outcomes) as Arc<dyn AppendSink>,

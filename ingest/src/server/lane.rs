@@ -429,7 +429,6 @@ fn refusal_of_engine(refusal: engine::Refusal) -> Refusal {
         Code::Malformed => (RejectCode::Malformed, 0),
         Code::MixedShards => (RejectCode::MixedShards, 0),
         Code::TypeConflict => (RejectCode::TypeConflict, 0),
-        Code::TooFarInFuture => (RejectCode::TooFarInFuture, 0),
         Code::TooLarge => (RejectCode::TooLarge, 0),
         Code::DiskFull => (RejectCode::DiskFull, 1_000),
         Code::ShardPoisoned => (RejectCode::ShardPoisoned, 5_000),

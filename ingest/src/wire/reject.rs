@@ -65,7 +65,7 @@ codes! {
         MixedShards = 4, "mixed_shards";
         /// A field's type contradicts the table.
         TypeConflict = 5, "type_conflict";
-        /// A row is further in the future than the node allows.
+        /// A row is further in the future than the node allows. Earlier nodes sent it; now such rows are set aside.
         TooFarInFuture = 6, "too_far_in_future";
         /// More bytes, rows, devices or fields than the welcome allows.
         TooLarge = 7, "too_large";

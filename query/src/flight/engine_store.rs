@@ -103,6 +103,7 @@ fn shard_json(shard: &ShardFigures) -> Value {
         "duplicate_batches": shard.duplicate_batches,
         "refused_batches": shard.refused_batches,
         "rows": shard.rows,
+        "quarantined_rows": shard.quarantined_rows,
         "log_bytes": shard.log_bytes,
         "log_syncs": shard.log_syncs,
         "log_sync_last_us": shard.log_sync_last_us,

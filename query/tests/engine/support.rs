@@ -95,7 +95,7 @@ impl Node {
             seq: SeqNo(self.seq),
             payload: Bytes::from(payload),
             batch,
-            received_ns: 0,
+            received_ns: i64::MAX / 2,
             durability: Durability::Durable,
             ticket: 0,
             sink: Arc::clone(&waiter) as Arc<dyn AppendSink>,
