@@ -1,7 +1,10 @@
 //! Owns one moment of the whole engine for readers; does not merge rows itself.
 
+mod newest;
+
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::catalog::Catalog;
 use crate::erase::Masks;
@@ -13,6 +16,8 @@ use crate::shard::{LiveSegment, ShardView};
 use crate::summary::{Step, Stretch};
 use crate::types::{FieldDef, TableSchema};
 use tidewell_codec::shard_of;
+
+pub use newest::Newest;
 
 /// Pairs of names and values that an operator gave a device.
 pub type Attributes = BTreeMap<String, String>;
@@ -100,6 +105,8 @@ struct ShardTable {
     masks: Arc<Masks>,
     /// First time that the table still has.
     cut_off: i64,
+    /// Places of `segments`, those that end last first; sorted when first needed.
+    newest_first: OnceLock<Vec<usize>>,
 }
 
 impl ShardTable {
@@ -113,7 +120,16 @@ impl ShardTable {
                 .collect(),
             masks: Arc::clone(&view.masks),
             cut_off: view.masks.cut_off(table),
+            newest_first: OnceLock::new(),
         }
+    }
+
+    fn newest_first(&self) -> &[usize] {
+        self.newest_first.get_or_init(|| {
+            let mut order: Vec<usize> = (0..self.segments.len()).collect();
+            order.sort_by_key(|&at| Reverse(self.segments[at].meta.time_max));
+            order
+        })
     }
 }
 
@@ -128,11 +144,32 @@ impl TableView {
     /// # Errors
     /// A damaged segment index.
     pub fn devices(&self) -> Result<Vec<Arc<str>>> {
-        let mut ids = Vec::new();
-        self.visit_devices(&mut |id, _| ids.push(id))?;
-        ids.sort_unstable();
+        // Ids are compared where they lie; only those that are told are copied.
+        let mut in_memory = Vec::new();
+        for shard in self.shards.iter() {
+            for (memtable, mark) in &shard.memtables {
+                in_memory.extend(memtable.devices(&self.schema.name, *mark).into_iter().map(|device| device.id));
+            }
+        }
+        let mut ids: Vec<&str> = Vec::with_capacity(in_memory.len());
+        for shard in self.shards.iter() {
+            for live in &shard.segments {
+                for entry in live.segment.devices() {
+                    let entry = entry?;
+                    // Directories need not be read where nothing is deleted.
+                    if !shard.masks.may_hide(&live.meta, entry.id())
+                        || shard.masks.leaves_rows(&live.meta, entry.id(), &entry.blocks()?)?
+                    {
+                        ids.push(entry.id());
+                    }
+                }
+            }
+        }
+        ids.extend(in_memory.iter().map(|id| &**id));
+        // Stable, because it makes use of ids that are in order already.
+        ids.sort();
         ids.dedup();
-        Ok(ids)
+        Ok(ids.into_iter().map(Arc::from).collect())
     }
 
     /// Each device of each source, with its receive times; a device may come several times.
@@ -156,13 +193,17 @@ impl TableView {
         Ok(())
     }
 
+    fn defs(&self, fields: &[usize]) -> Arc<[FieldDef]> {
+        fields.iter().map(|&field| self.schema.fields[field].clone()).collect()
+    }
+
     /// One device's rows of `[start_ns, end_ns)` as parts that are disjoint and in time order; the newest write of each
     /// field wins. `fields` are indexes into the schema; `end_ns == i64::MAX` has no end.
     ///
     /// # Errors
     /// A damaged segment index.
     pub fn scan(&self, device: &str, start_ns: i64, end_ns: i64, fields: &[usize]) -> Result<Vec<Part>> {
-        let defs: Arc<[FieldDef]> = fields.iter().map(|&field| self.schema.fields[field].clone()).collect();
+        let defs = self.defs(fields);
         let shard = &self.shards[shard_of(device, self.shards.len() as u32) as usize];
         let start_ns = start_ns.max(shard.cut_off);
         let mut sources = Vec::new();

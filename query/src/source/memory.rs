@@ -8,7 +8,7 @@ use tidewell_engine::{
     Column, Error, FieldDef, FieldStats, FieldType, Rows, Scalar, Step, StepField, StepRows, StepSums, TableSchema,
 };
 
-use super::{Part, Source, Steps, Stretch, Stretches, Table};
+use super::{Newest, Part, Source, Steps, Stretch, Stretches, Table};
 use crate::kernels::scalar::summarise;
 use crate::kernels::{Cell, Sum, Summary};
 
@@ -97,6 +97,7 @@ impl Source for MemorySource {
 impl Table for Arc<MemoryTable> {
     type Part = MemoryPart;
     type Steps = MemorySteps;
+    type Newest = std::vec::IntoIter<MemoryPart>;
 
     fn schema(&self) -> &Arc<TableSchema> {
         &self.schema
@@ -108,6 +109,12 @@ impl Table for Arc<MemoryTable> {
 
     fn scan(&self, device: &str, start: i64, end: i64, fields: &[usize]) -> Result<Vec<MemoryPart>, Error> {
         Ok(self.parts(self.rows(device), start, end, fields))
+    }
+
+    fn scan_back(&self, device: &Arc<str>, end: i64, fields: &Arc<[usize]>) -> Self::Newest {
+        let mut parts = self.parts(self.rows(device), i64::MIN, end, fields);
+        parts.reverse();
+        parts.into_iter()
     }
 
     fn scan_steps(
@@ -187,6 +194,14 @@ impl MemoryTable {
             parts.push(MemoryPart { bounds, rows, stats, loads: self.loads.clone() });
         }
         parts
+    }
+}
+
+impl Newest for std::vec::IntoIter<MemoryPart> {
+    type Part = MemoryPart;
+
+    fn next_part(&mut self) -> Result<Option<MemoryPart>, Error> {
+        Ok(self.next())
     }
 }
 
