@@ -1,7 +1,13 @@
 //! Owns the work that keeps a shard small: memtables into segments, small segments into large ones.
 
 pub mod compact;
+mod days;
 pub mod flush;
+mod merge;
+mod output;
+mod pick;
+
+pub use output::{Beside, MergeSink};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
