@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 
-use super::TableView;
+use super::{COUNTED_BYTES_MIN, TableView, rows_bytes};
 use crate::error::Result;
+use crate::memory::{Class, Held};
 use crate::memtable::{Mark, Memtable};
 use crate::scan::{Part, Source, plan, sort_unique};
 use crate::segment::DeviceBlocks;
@@ -34,6 +35,9 @@ pub struct Newest {
     /// How many segments were asked, those that end last first.
     asked: usize,
     memory: Memory,
+    /// Counts rows that were copied from memtables.
+    held: Option<Arc<Held>>,
+    /// How many blocks to go back with the next plan.
     blocks: usize,
 }
 
@@ -60,6 +64,7 @@ impl TableView {
             found: Vec::new(),
             asked: 0,
             memory: Memory::Unread,
+            held: None,
             blocks: 1,
         }
     }
@@ -83,7 +88,7 @@ impl Newest {
     /// Plans the newest rows up to `last`.
     fn plan_before(&mut self, last: i64) -> Result<()> {
         let cut_off = self.view.shards[self.shard].cut_off;
-        let memory_from = self.read_memory(last);
+        let memory_from = self.read_memory(last)?;
         let Some(newest) = self.newest_before(last, memory_from)? else {
             self.last = None;
             return Ok(());
@@ -102,7 +107,11 @@ impl Newest {
             }
             sources.extend(rows.iter().cloned().map(Source::Rows));
             let end = last.saturating_add(1);
-            self.parts = plan(sources, &self.defs, first, end).into_iter();
+            let mut parts = plan(sources, &self.defs, first, end);
+            if let Some(held) = &self.held {
+                parts.iter_mut().for_each(|part| part.hold(held));
+            }
+            self.parts = parts.into_iter();
         }
         self.last = first.checked_sub(1).filter(|last| *last >= cut_off);
         self.blocks = (self.blocks * 2).min(BLOCKS_MAX);
@@ -110,11 +119,13 @@ impl Newest {
     }
 
     /// Reads memtables, first their newest rows and then all; returns from which time on what was read is complete.
-    fn read_memory(&mut self, last: i64) -> i64 {
+    fn read_memory(&mut self, last: i64) -> Result<i64> {
         let shard = &self.view.shards[self.shard];
         let end = last.saturating_add(1);
         let rows = |rows: Rows| (!rows.times.is_empty()).then(|| Arc::new(sort_unique(rows)));
-        match &self.memory {
+        let (read, from) = match &self.memory {
+            Memory::All(_) => return Ok(i64::MIN),
+            Memory::Tails(_, from) if last >= *from => return Ok(*from),
             Memory::Unread => {
                 let mut from = i64::MIN;
                 let mut tails = Vec::new();
@@ -124,19 +135,21 @@ impl Newest {
                     from = from.max(complete_from);
                     tails.extend(rows(tail));
                 }
-                self.memory = if from == i64::MIN { Memory::All(tails) } else { Memory::Tails(tails, from) };
-                from
+                (tails, from)
             }
-            Memory::Tails(_, from) if last >= *from => *from,
             Memory::Tails(..) => {
                 let of = |(memtable, mark): &(Arc<Memtable>, Mark)| {
                     rows(memtable.rows_of(&self.view.schema, &self.device, &self.fields, *mark, (i64::MIN, end)))
                 };
-                self.memory = Memory::All(shard.memtables.iter().filter_map(of).collect());
-                i64::MIN
+                (shard.memtables.iter().filter_map(of).collect(), i64::MIN)
             }
-            Memory::All(_) => i64::MIN,
+        };
+        let copied = read.iter().map(|rows| rows_bytes(rows)).sum::<u64>();
+        if copied >= COUNTED_BYTES_MIN {
+            self.held = Some(Arc::new(self.view.memory.hold(Class::Query, copied)?));
         }
+        self.memory = if from == i64::MIN { Memory::All(read) } else { Memory::Tails(read, from) };
+        Ok(from)
     }
 
     /// Where the block begins (or the one some blocks before it) that has the newest time up to `last`; asks the segments
@@ -182,6 +195,7 @@ impl Newest {
             if live.meta.time_min <= last
                 && let Some(blocks) = live.segment.find(&self.device)?
             {
+                let blocks = blocks.cached(&self.view.cache);
                 bound = look(&blocks).unwrap_or(bound);
                 self.found.push((at, blocks));
                 self.found.sort_by_key(|(at, _)| *at);
