@@ -8,7 +8,6 @@ use std::sync::Arc;
 use super::{COUNTED_BYTES_MIN, TableView, rows_bytes};
 use crate::error::Result;
 use crate::memory::{Class, Held};
-use crate::memtable::{Mark, Memtable};
 use crate::scan::{Part, Source, plan, sort_unique};
 use crate::segment::DeviceBlocks;
 use crate::types::{FieldDef, Rows};
@@ -122,7 +121,6 @@ impl Newest {
     fn read_memory(&mut self, last: i64) -> Result<i64> {
         let shard = &self.view.shards[self.shard];
         let end = last.saturating_add(1);
-        let rows = |rows: Rows| (!rows.times.is_empty()).then(|| Arc::new(sort_unique(rows)));
         let (read, from) = match &self.memory {
             Memory::All(_) => return Ok(i64::MIN),
             Memory::Tails(_, from) if last >= *from => return Ok(*from),
@@ -133,15 +131,15 @@ impl Newest {
                     let (tail, complete_from) =
                         memtable.newest_of(&self.view.schema, &self.device, &self.fields, *mark, end, NEWEST_ROWS);
                     from = from.max(complete_from);
-                    tails.extend(rows(tail));
+                    tails.extend((!tail.times.is_empty()).then(|| Arc::new(sort_unique(tail))));
                 }
                 (tails, from)
             }
             Memory::Tails(..) => {
-                let of = |(memtable, mark): &(Arc<Memtable>, Mark)| {
-                    rows(memtable.rows_of(&self.view.schema, &self.device, &self.fields, *mark, (i64::MIN, end)))
-                };
-                (shard.memtables.iter().filter_map(of).collect(), i64::MIN)
+                let view = &self.view;
+                let (all, held) = view.rows_in_memory(shard, &self.device, &self.fields, (i64::MIN, end))?;
+                (self.memory, self.held) = (Memory::All(all), held);
+                return Ok(i64::MIN);
             }
         };
         let copied = read.iter().map(|rows| rows_bytes(rows)).sum::<u64>();
