@@ -199,7 +199,8 @@ impl TableView {
         for shard in self.shards.iter() {
             shard.visit_kept(&mut |id, _| others.push(id))?;
             for (memtable, mark) in &shard.memtables {
-                others.extend(memtable.devices(&self.schema.name, *mark).into_iter().map(|device| device.id));
+                let devices = memtable.devices(&self.schema.name, *mark, shard.cut_off);
+                others.extend(devices.into_iter().map(|device| device.id));
             }
         }
         // Ids in segments are compared where they lie; only those that are told are copied.

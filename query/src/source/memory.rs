@@ -133,7 +133,7 @@ impl Table for Arc<MemoryTable> {
         let mut at = done;
         while at < all.len() && all[at].0 < end {
             let stored = |step: Step| {
-                let from = step.start_of(all[at].0);
+                let from = step.start_of(step.number(all[at].0));
                 let is_stored = self.steps > 0 && from.div_euclid(step.width_ns()) % self.steps != 0;
                 is_stored && all[done..at].iter().all(|(t, _)| *t < from) && usable(step, from)
             };
@@ -141,7 +141,7 @@ impl Table for Arc<MemoryTable> {
                 at += 1;
                 continue;
             };
-            let from = step.start_of(all[at].0);
+            let from = step.start_of(step.number(all[at].0));
             let after = all.partition_point(|(t, _)| *t < from + step.width_ns());
             out.extend(self.parts(&all[done..at], start, end, fields).into_iter().map(Stretch::Rows));
             let own = (from, all[at..after].to_vec());
@@ -241,7 +241,7 @@ impl MemorySteps {
             };
             let mut summary = cells(rows);
             if let (Step::Day, Sum::F64(sum)) = (self.step, &mut summary.sum) {
-                let hours = rows.chunk_by(|a, b| Step::Hour.start_of(a.0) == Step::Hour.start_of(b.0));
+                let hours = rows.chunk_by(|a, b| Step::Hour.number(a.0) == Step::Hour.number(b.0));
                 *sum = hours.fold(0.0, |day, rows| match cells(rows).sum {
                     Sum::F64(hour) => day + hour,
                     Sum::I64(_) => panic!("doubles"),
