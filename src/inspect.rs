@@ -254,7 +254,14 @@ fn segments(args: &InspectArgs, out: &mut impl Write) -> Result<u8> {
     let (names, detail) = match &place.file {
         Some(file) => (vec![file.clone()], true),
         None => (
-            place.storage.list("seg")?.into_iter().map(|name| format!("seg/{name}")).collect(),
+            // Summaries lie beside the segments that they tell of.
+            place
+                .storage
+                .list("seg")?
+                .into_iter()
+                .map(|name| format!("seg/{name}"))
+                .filter(|name| name.ends_with(".seg"))
+                .collect(),
             args.blocks || args.device.is_some(),
         ),
     };
