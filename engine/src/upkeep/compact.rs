@@ -2,8 +2,10 @@
 //!
 //! A crash leaves either the inputs or the outputs: one manifest edit swaps them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tidewell_codec::Tier;
@@ -11,8 +13,9 @@ use tidewell_codec::Tier;
 use super::FileNumbers;
 use super::flush::open_live;
 use super::merge::merge;
-use super::output::{OutputSpec, Outputs};
-use super::pick::{self, Due};
+use super::output::{Finished, OutputSpec, Outputs, Pace};
+use super::pick::{self, Candidate, Due};
+use super::throttle::Throttle;
 use crate::catalog::Catalog;
 use crate::error::Result;
 use crate::limits::COMPACTION_LEVEL_MAX;
@@ -20,7 +23,21 @@ use crate::manifest::{Edit, Manifest};
 use crate::shard::{LiveSegment, ShardStats, SharedView};
 use crate::storage::Storage;
 
-/// Merges one shard's segments.
+/// For how long the inputs of a merge that failed are left alone: a damaged input or a full disk does not heal at once, and
+/// other merges go on meanwhile.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(60);
+
+/// What the merges of one shard must not do at the same time, and what they must not do for now.
+#[derive(Default)]
+pub struct Running {
+    flushed: Mutex<()>,
+    partitions: Mutex<()>,
+    /// Segments whose merge failed, and until when they are left alone.
+    paused: Mutex<HashMap<u64, Instant>>,
+}
+
+/// Merges one shard's segments. A merge of flushed ones and one within a partition may run at the same time: neither
+/// has inputs of the other, and the outputs of the first are later in log order than all that the second touches.
 pub struct Compactor {
     /// The shard.
     pub shard: u32,
@@ -38,24 +55,29 @@ pub struct Compactor {
     pub stats: Arc<ShardStats>,
     /// Set when the node goes down: a merge gives up between two devices, and its inputs stay.
     pub stopping: Arc<AtomicBool>,
+    /// How fast background merges may write.
+    pub throttle: Arc<Throttle>,
+    /// Merges that run.
+    pub running: Running,
 }
 
 impl Compactor {
-    /// Does one due merge; false when none is due.
+    /// Does the merge of flushed segments that is due; false when none is.
     ///
     /// # Errors
-    /// A failed read or write; the inputs stay.
-    pub fn run_once(&self, now_ns: i64) -> Result<bool> {
-        let view = self.view.load();
-        let mut tables: Vec<_> = view.segments.iter().collect();
-        tables.sort_by(|a, b| a.0.cmp(b.0));
-        for (table, segments) in tables {
-            if let Some(due) = pick::due(segments) {
-                self.merge(table, &due, now_ns)?;
-                return Ok(true);
-            }
-        }
-        Ok(false)
+    /// A failed read or write; the inputs stay, and are left alone for a while.
+    pub fn merge_flushed(&self, now_ns: i64) -> Result<bool> {
+        let _alone = self.running.flushed.lock();
+        self.run_first(now_ns, pick::flushed)
+    }
+
+    /// Does a merge within a partition that is due; false when none is.
+    ///
+    /// # Errors
+    /// As [`Self::merge_flushed`].
+    pub fn merge_partition(&self, now_ns: i64) -> Result<bool> {
+        let _alone = self.running.partitions.lock();
+        self.run_first(now_ns, pick::partition)
     }
 
     /// Brings all flushed segments into days and each day into one cold file.
@@ -63,37 +85,88 @@ impl Compactor {
     /// # Errors
     /// A failed read or write; what was merged before stays merged.
     pub fn run_all(&self, now_ns: i64) -> Result<()> {
-        let tables: Vec<Arc<str>> = self.view.load().segments.keys().cloned().collect();
-        for table in tables {
-            let segments = |view: &SharedView| view.load().segments.get(&table).cloned().unwrap_or_default();
-            if let Some(due) = pick::flushed(&segments(&self.view), 1) {
+        let _alone = (self.running.flushed.lock(), self.running.partitions.lock());
+        for table in self.tables() {
+            while let Some(due) = pick::flushed_all(&self.candidates(&table, false), now_ns) {
                 self.merge(&table, &due, now_ns)?;
             }
-            for due in pick::unfinished(&segments(&self.view)) {
+            for due in pick::unfinished(&self.candidates(&table, false), now_ns) {
                 self.merge(&table, &due, now_ns)?;
             }
         }
         Ok(())
     }
 
+    fn run_first(&self, now_ns: i64, pick: fn(&[Candidate], i64) -> Option<Due>) -> Result<bool> {
+        for table in self.tables() {
+            if let Some(due) = pick(&self.candidates(&table, true), now_ns) {
+                let done = self.merge(&table, &due, now_ns);
+                let mut paused = self.running.paused.lock();
+                paused.retain(|_, until| *until > Instant::now());
+                if done.is_err() {
+                    let until = Instant::now() + PAUSE_AFTER_FAILURE;
+                    paused.extend(due.inputs.iter().map(|id| (*id, until)));
+                }
+                return done.map(|()| true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Names of the tables with segments, sorted.
+    fn tables(&self) -> Vec<Arc<str>> {
+        let mut tables: Vec<Arc<str>> = self.view.load().segments.keys().cloned().collect();
+        tables.sort_unstable();
+        tables
+    }
+
+    fn candidates(&self, table: &str, with_paused: bool) -> Vec<Candidate> {
+        let paused = self.running.paused.lock();
+        let now = Instant::now();
+        let is_paused = |id: u64| with_paused && paused.get(&id).is_some_and(|until| *until > now);
+        let view = self.view.load();
+        let segments = view.segments.get(table).map(Vec::as_slice).unwrap_or_default();
+        segments
+            .iter()
+            .map(|live| Candidate {
+                id: live.meta.id,
+                level: live.meta.level,
+                seq_min: live.meta.seq_min,
+                seq_max: live.meta.seq_max,
+                rows: live.meta.rows,
+                devices: live.segment.device_count(),
+                time_min: live.meta.time_min,
+                time_max: live.meta.time_max,
+                cold: live.segment.tier() == Tier::Cold,
+                created_ns: live.segment.created_ns(),
+                paused: is_paused(live.meta.id),
+            })
+            .collect()
+    }
+
     fn merge(&self, table: &str, due: &Due, now_ns: i64) -> Result<()> {
         let Some(schema) = self.catalog.table(table) else { return Ok(()) };
-        let inputs = &due.inputs;
+        let view = self.view.load();
+        let segments = view.segments.get(table).map(Vec::as_slice).unwrap_or_default();
+        // In log order, as the view has them.
+        let inputs: Vec<_> = segments.iter().filter(|s| due.inputs.contains(&s.meta.id)).cloned().collect();
         let least = |of: fn(&LiveSegment) -> u64| inputs.iter().map(|s| of(s)).min().unwrap_or(0);
         let spec = OutputSpec {
             shard: self.shard,
             schema: Arc::clone(&schema),
-            tier: Tier::Cold,
+            tier: due.tier,
             level: inputs.iter().map(|s| s.meta.level).max().unwrap_or(0).saturating_add(1).min(COMPACTION_LEVEL_MAX),
             seq_min: least(|s| s.meta.seq_min),
             seq_max: inputs.iter().map(|s| s.meta.seq_max).max().unwrap_or(0),
             clean: least(|s| s.meta.clean),
             created_ns: now_ns,
         };
-        let mut outputs = Outputs::new(&self.storage, &self.numbers, spec);
-        merge(inputs, &schema, &due.split, &mut outputs, &self.stopping)?;
+        let throttle = (!due.urgent).then_some(&*self.throttle);
+        let pace = Pace { throttle, stopping: &self.stopping };
+        let mut outputs = Outputs::new(&self.storage, &self.numbers, spec, pace);
+        merge(&inputs, &schema, &due.split, &mut outputs, &self.stopping)?;
         let finished = outputs.into_finished();
-        let swapped = self.swap(inputs, &finished);
+        let swapped = self.swap(&inputs, &finished);
         if swapped.is_err() {
             // The next try has numbers of its own.
             finished.into_iter().for_each(|f| f.remove(&*self.storage));
@@ -102,7 +175,7 @@ impl Compactor {
     }
 
     /// Puts the outputs in the place of the inputs, in the manifest and for readers.
-    fn swap(&self, inputs: &[Arc<LiveSegment>], outputs: &[super::output::Finished]) -> Result<()> {
+    fn swap(&self, inputs: &[Arc<LiveSegment>], outputs: &[Finished]) -> Result<()> {
         let mut edits: Vec<Edit> = Vec::new();
         for output in outputs {
             edits.push(Edit::SegmentAdded(output.meta.clone()));
@@ -115,6 +188,7 @@ impl Compactor {
             self.stats.compaction_bytes.add(segment.meta.bytes);
         }
         self.stats.compactions.add(1);
+        self.stats.compaction_rows.add(outputs.iter().map(|o| o.meta.rows).sum());
         let ids: Vec<u64> = inputs.iter().map(|s| s.meta.id).collect();
         self.view.replace_segments(&ids, opened);
         Ok(())

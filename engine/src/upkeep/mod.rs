@@ -1,13 +1,17 @@
 //! Owns the work that keeps a shard small: memtables into segments, small segments into large ones.
 
+mod background;
 pub mod compact;
 mod days;
 pub mod flush;
 mod merge;
 mod output;
 mod pick;
+mod throttle;
 
+pub(crate) use background::{Merges, Poke};
 pub use output::{Beside, MergeSink};
+pub use throttle::Throttle;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
