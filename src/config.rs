@@ -115,6 +115,9 @@ pub struct EngineSettings {
     pub max_future: Span,
     /// Batches that may wait for one shard. 1 to 65536.
     pub queue_batches: Number,
+    /// Memory for decoded blocks that queries have read; 0 = its part of `memory_limit`, which is never exceeded. At
+    /// least 1MiB.
+    pub block_cache: Size,
     /// Whether segments are merged in the background.
     pub compaction: Switch,
 }
@@ -222,6 +225,7 @@ impl Default for EngineSettings {
             log_file: Size(64 << 20),
             max_future: Span(std::time::Duration::from_secs(600)),
             queue_batches: Number(4096),
+            block_cache: Size(0),
             compaction: Switch(true),
         }
     }
@@ -391,8 +395,13 @@ impl Config {
             let least = format!("{} or more, or 0 (half of the machine's memory)", Size(MEMORY_LIMIT_MIN));
             return bad("memory_limit", self.memory_limit.to_string(), &least);
         }
-        for (key, size) in [("engine.memtable", engine.memtable), ("engine.log_file", engine.log_file)] {
-            let derived = key == "engine.memtable" && size == Size(0);
+        let sizes = [
+            ("engine.memtable", engine.memtable),
+            ("engine.block_cache", engine.block_cache),
+            ("engine.log_file", engine.log_file),
+        ];
+        for (key, size) in sizes {
+            let derived = key != "engine.log_file" && size == Size(0);
             if !derived && (size < Size(1 << 20) || size > Size(64 << 30)) {
                 return bad(key, size.to_string(), "1MiB to 64GiB");
             }

@@ -244,6 +244,10 @@ async fn open_engine(data_dir: &Path, config: &Config, memory: Arc<MemoryBudget>
             0 => MEMTABLE_BYTES_MAX,
             bytes => usize::try_from(bytes).unwrap_or(usize::MAX),
         },
+        block_cache_bytes: match config.engine.block_cache.0 {
+            0 => usize::MAX,
+            bytes => usize::try_from(bytes).unwrap_or(usize::MAX),
+        },
         seal_age: config.engine.seal_age.0,
         log_file_bytes: config.engine.log_file.0,
         max_future: config.engine.max_future.0,

@@ -25,6 +25,8 @@ pub struct EngineConfig {
     pub max_future: Duration,
     /// Batches that may wait in a shard's queue.
     pub queue_batches: usize,
+    /// Bytes of decoded blocks that are kept for the next query, or the share of `memory` if that is less; 0 keeps none.
+    pub block_cache_bytes: usize,
     /// Whether segments are merged in the background.
     pub compaction: bool,
 }
@@ -39,6 +41,7 @@ impl Default for EngineConfig {
             log_file_bytes: 64 << 20,
             max_future: Duration::from_secs(600),
             queue_batches: 4_096,
+            block_cache_bytes: usize::MAX,
             compaction: true,
         }
     }

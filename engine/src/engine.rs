@@ -19,6 +19,7 @@ use crate::limits::{ATTRIBUTE_BYTES_MAX, DEVICE_ATTRIBUTES_MAX, DEVICE_ID_BYTES_
 use crate::manifest::{Edit, Manifest};
 use crate::quarantine;
 use crate::recovery::{self, RecoveryReport};
+use crate::scan::BlockCache;
 use crate::shard::worker::ShardHandle;
 use crate::shard::{Append, ProducerHeads, ShardStats, SharedView};
 use crate::snapshot::{Attributes, Snapshot};
@@ -33,6 +34,7 @@ pub struct Engine {
     manifest: Arc<Mutex<Manifest>>,
     attributes: RwLock<Arc<HashMap<Arc<str>, Arc<Attributes>>>>,
     shards: Vec<Shard>,
+    cache: Arc<BlockCache>,
     compaction: Arc<Compaction>,
     compactor_thread: Mutex<Option<JoinHandle<()>>>,
     /// Held while quarantined rows are released.
@@ -133,12 +135,14 @@ impl Engine {
         } else {
             None
         };
+        let cache = Arc::new(BlockCache::within(&config.memory, config.block_cache_bytes));
         let engine = Self {
             config: opened.config,
             catalog: opened.catalog,
             manifest: opened.manifest,
             attributes: RwLock::new(Arc::new(opened.attributes)),
             shards: opened.shards,
+            cache,
             compaction,
             compactor_thread: Mutex::new(compactor_thread),
             releasing: Mutex::new(()),
@@ -226,7 +230,9 @@ impl Engine {
         Snapshot {
             shards: Arc::new(self.shards.iter().map(|s| s.view.load()).collect()),
             catalog: Arc::clone(&self.catalog),
+            memory: Arc::clone(&self.config.memory),
             attributes: Arc::clone(&self.attributes.read()),
+            cache: Arc::clone(&self.cache),
         }
     }
 
@@ -325,6 +331,11 @@ impl Engine {
         }
         *attributes = Arc::new(all);
         Ok(())
+    }
+
+    /// Blocks that stay decoded between queries.
+    pub fn block_cache(&self) -> &Arc<BlockCache> {
+        &self.cache
     }
 
     /// Each shard's figures.

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::memory::MemoryFull;
+
 /// What can go wrong in the engine. Errors name the file, the offset, what was expected and what was found.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -52,6 +54,9 @@ pub enum Error {
         /// The failure that stopped it.
         cause: String,
     },
+    /// A scan would copy more rows out of memtables than the memory for queries holds.
+    #[error(transparent)]
+    Memory(#[from] MemoryFull),
     /// The caller asked for something that does not exist or contradicts the configuration.
     #[error("{0}")]
     Invalid(String),

@@ -50,7 +50,7 @@ pub use erase::Delete;
 pub use error::{Error, Refusal, RefusalCode, Result};
 pub use manifest::{Erasure, Retention};
 pub use recovery::RecoveryReport;
-pub use scan::Part;
+pub use scan::{BlockCache, CacheFigures, NarrowRows, Part};
 pub use shard::{Append, AppendSink};
 pub use snapshot::{Attributes, DeviceInfo, Snapshot, TableView};
 pub use summary::{Step, StepField, StepPart, StepRows, StepSums, Stretch};

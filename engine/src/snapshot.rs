@@ -6,23 +6,33 @@ use std::sync::Arc;
 use crate::catalog::Catalog;
 use crate::erase::Masks;
 use crate::error::Result;
+use crate::memory::{Class, MemoryBudget};
 use crate::memtable::{Mark, Memtable};
 use crate::quarantine;
-use crate::scan::{Part, Source, plan, sort_unique};
+use crate::scan::{BlockCache, Part, Source, plan, sort_unique};
 use crate::shard::{LiveSegment, ShardView};
 use crate::summary::{Step, Stretch};
-use crate::types::{FieldDef, TableSchema};
+use crate::types::{FieldDef, Rows, TableSchema};
 use tidewell_codec::shard_of;
 
 /// Pairs of names and values that an operator gave a device.
 pub type Attributes = BTreeMap<String, String>;
+
+/// Rows that a scan copies out of memtables are counted from this size on.
+const COUNTED_BYTES_MIN: u64 = 256 << 10;
+
+fn rows_bytes(rows: &Rows) -> u64 {
+    (rows.times.len() * 8 + rows.columns.iter().map(|column| column.memory_bytes()).sum::<usize>()) as u64
+}
 
 /// Segments and memtables of one moment. Cheap to clone; files go when the last holder leaves.
 #[derive(Clone)]
 pub struct Snapshot {
     pub(crate) shards: Arc<Vec<Arc<ShardView>>>,
     pub(crate) catalog: Arc<Catalog>,
+    pub(crate) memory: Arc<MemoryBudget>,
     pub(crate) attributes: Arc<HashMap<Arc<str>, Arc<Attributes>>>,
+    pub(crate) cache: Arc<BlockCache>,
 }
 
 /// A device as the node knows it.
@@ -48,7 +58,8 @@ impl Snapshot {
     pub fn table(&self, name: &str) -> Option<TableView> {
         let schema = self.catalog.table(name)?;
         let shards = self.shards.iter().map(|view| ShardTable::new(view, &schema.name)).collect();
-        Some(TableView { schema, shards: Arc::new(shards) })
+        let (memory, cache) = (Arc::clone(&self.memory), Arc::clone(&self.cache));
+        Some(TableView { schema, memory, shards: Arc::new(shards), cache })
     }
 
     /// Attributes of `device`, if it has any.
@@ -90,7 +101,9 @@ impl Snapshot {
 #[derive(Clone)]
 pub struct TableView {
     schema: Arc<TableSchema>,
+    memory: Arc<MemoryBudget>,
     shards: Arc<Vec<ShardTable>>,
+    cache: Arc<BlockCache>,
 }
 
 /// One shard's part of a table, in log order: segments, then memtables.
@@ -160,27 +173,38 @@ impl TableView {
     /// field wins. `fields` are indexes into the schema; `end_ns == i64::MAX` has no end.
     ///
     /// # Errors
-    /// A damaged segment index.
+    /// A damaged segment index, or more rows in memtables than the memory for queries holds.
     pub fn scan(&self, device: &str, start_ns: i64, end_ns: i64, fields: &[usize]) -> Result<Vec<Part>> {
         let defs: Arc<[FieldDef]> = fields.iter().map(|&field| self.schema.fields[field].clone()).collect();
         let shard = &self.shards[shard_of(device, self.shards.len() as u32) as usize];
         let start_ns = start_ns.max(shard.cut_off);
         let mut sources = Vec::new();
+        let mut copied = 0;
         for live in &shard.segments {
             if live.meta.time_max >= start_ns
                 && (live.meta.time_min < end_ns || end_ns == i64::MAX)
                 && let Some(blocks) = live.segment.find(device)?
             {
-                sources.push(shard.masks.source(&live.meta, device, blocks));
+                sources.push(shard.masks.source(&live.meta, device, blocks.cached(&self.cache)));
             }
         }
         for (memtable, mark) in &shard.memtables {
             let rows = memtable.rows_of(&self.schema, device, fields, *mark, (start_ns, end_ns));
             if !rows.times.is_empty() {
+                copied += rows_bytes(&rows);
                 sources.push(Source::Rows(Arc::new(sort_unique(rows))));
             }
         }
-        Ok(plan(sources, &defs, start_ns, end_ns))
+        // Few rows are not worth the counting: a question about the last minutes must not be slowed by it.
+        let held = match copied {
+            0..COUNTED_BYTES_MIN => None,
+            _ => Some(Arc::new(self.memory.hold(Class::Query, copied)?)),
+        };
+        let mut parts = plan(sources, &defs, start_ns, end_ns);
+        if let Some(held) = held {
+            parts.iter_mut().for_each(|part| part.hold(&held));
+        }
+        Ok(parts)
     }
 
     /// The rows of [`Self::scan`] as stretches that are disjoint and in time order: aggregates of whole steps where they

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tidewell_engine::memory::MemoryFull;
+
 /// Whose fault an error is, and so what to do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -107,6 +109,9 @@ pub enum QueryError {
         /// Start of the window.
         window: crate::request::Time,
     },
+    /// The answer needs more memory than the node has left for queries.
+    #[error("{0}; ask for fewer devices, fields or rows at a time, or ask again later")]
+    Memory(MemoryFull),
     /// The engine could not read what it holds.
     #[error(transparent)]
     Engine(#[from] tidewell_engine::Error),
@@ -126,7 +131,7 @@ impl QueryError {
                 Fault::Caller
             }
             Self::UnknownTable { .. } | Self::UnknownField { .. } => Fault::NotFound,
-            Self::TooManyWindows { .. } | Self::TooManyRows { .. } => Fault::Limit,
+            Self::TooManyWindows { .. } | Self::TooManyRows { .. } | Self::Memory(_) => Fault::Limit,
             Self::TimedOut { .. } | Self::Cancelled => Fault::Stopped,
             Self::NotAvailable { .. } => Fault::Unsupported,
             Self::Engine(_) | Self::Defect { .. } => Fault::Node,

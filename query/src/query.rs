@@ -5,15 +5,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use tidewell_engine::TableSchema;
+use tidewell_engine::memory::MemoryBudget;
+
 use crate::answer::{Answer, AnswerSchema};
 use crate::downsample::{DeviceWork, GroupBatches, Grouped};
 use crate::error::QueryError;
-use crate::execute::{self, Budget, Metered};
+use crate::execute::{self, Budget, Counted, Metered, Needs, TASKS_AHEAD_BATCHES, block_bytes};
 use crate::latest::LatestWork;
 use crate::prepare::{self, Prepared, Question, RangePlan};
 use crate::range::RangeWork;
 use crate::request::{Group, Request};
-use crate::source::Source;
+use crate::source::{Source, Table};
 use crate::threshold::{DevicesWork, IntervalWork};
 
 /// What bounds a query.
@@ -29,6 +32,8 @@ pub struct QueryLimits {
     pub batch_rows: usize,
     /// Threads that work on one query with many devices.
     pub threads: usize,
+    /// The node's memory, of which queries have a share; `None` counts nothing.
+    pub memory: Option<Arc<MemoryBudget>>,
 }
 
 /// The processors that this process may use. Asking costs more than a small query: the system reads several files.
@@ -42,6 +47,7 @@ impl Default for QueryLimits {
             time_max: Duration::from_secs(300),
             batch_rows: 8_192,
             threads: *THREADS.get_or_init(|| std::thread::available_parallelism().map_or(2, |n| n.get()).clamp(2, 8)),
+            memory: None,
         }
     }
 }
@@ -105,8 +111,14 @@ impl<S: Source> Query<S> {
     pub fn run(self) -> Result<Answer, QueryError> {
         let Prepared { table, devices, schema, question } = self.prepared;
         let options = self.options;
-        let budget = Budget::new(&options);
+        let mut budget = Budget::new(&options);
         let devices = devices.resolve(&self.source, &table, options.readable.as_ref())?;
+        let needs = needs(&question, table.schema(), devices.len());
+        let ahead = if devices.len() > 1 { budget.threads * TASKS_AHEAD_BATCHES } else { 0 };
+        let mut threads = budget.threads.min(devices.len().max(1));
+        let held = budget.memory.hold_threads(&mut threads, ahead, needs)?;
+        budget.threads = threads;
+        let memory = budget.memory.clone();
         let (batch_rows, rows_max) = (options.limits.batch_rows, options.limits.rows_max);
         let shown = schema.clone();
         let mut limit = None;
@@ -157,8 +169,29 @@ impl<S: Source> Query<S> {
                 }
             }
         };
-        Ok(Answer::new(shown, Box::new(Metered::new(batches, limit, rows_max))))
+        let counted = Counted::new(Metered::new(batches, limit, rows_max), &memory, held)?;
+        Ok(Answer::new(shown, Box::new(counted)))
     }
+}
+
+/// What a question holds in memory while it is answered.
+fn needs(question: &Question, schema: &TableSchema, devices: usize) -> Needs {
+    let none: &[usize] = &[];
+    let (scanned, other) = match question {
+        Question::Range { rows, .. } => (&rows.scan[..], rows.rule.as_ref().map_or(none, |(_, rule)| rule.fields())),
+        Question::Latest { fields, .. } => (&fields[..], none),
+        Question::Intervals { condition, .. } | Question::Devices { condition, .. } => (condition.fields(), none),
+        Question::Downsample { plan, .. } => (&plan.scan[..], none),
+    };
+    let block = |fields: &[usize]| block_bytes(fields.iter().map(|&field| schema.fields[field].field_type));
+    let block_bytes = block(scanned).max(block(other));
+    let thread_bytes = match question {
+        // Rows are decoded into one place and gathered in another.
+        Question::Range { .. } => 2 * block_bytes,
+        Question::Downsample { plan, group: Group::All | Group::Attribute(_) } => block_bytes + plan.slices_bytes(),
+        _ => block_bytes,
+    };
+    Needs { devices, block_bytes, thread_bytes }
 }
 
 /// Puts devices together by `group`, in order of the groups' names.

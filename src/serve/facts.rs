@@ -85,6 +85,7 @@ impl Facts for State {
         ];
         let Some(parts) = self.parts.get() else { return samples };
         samples.extend(memory_samples(&parts.memory));
+        samples.extend(cache_samples(&parts.engine));
         samples.extend(shard_samples(&parts.engine));
         samples.extend(ingest_samples(&parts.ingest));
         samples
@@ -187,6 +188,17 @@ fn memory_samples(memory: &MemoryBudget) -> Vec<Sample> {
         }));
     }
     samples
+}
+
+fn cache_samples(engine: &Engine) -> [Sample; 4] {
+    let cache = engine.block_cache().figures();
+    let sample = |name, help, value| Sample { name, help, labels: Vec::new(), value };
+    [
+        sample("cache_hits", "Columns of blocks that were found decoded", Value::Counter(cache.hits)),
+        sample("cache_misses", "Columns of blocks that had to be decoded", Value::Counter(cache.misses)),
+        sample("cache_evictions", "Decoded columns that made room for others", Value::Counter(cache.evicted)),
+        sample("cache_entries", "Decoded columns that are kept", Value::Gauge(cache.entries as f64)),
+    ]
 }
 
 fn shard_samples(engine: &Engine) -> Vec<Sample> {

@@ -23,9 +23,9 @@ pub enum Tier {
 }
 
 /// First byte of a chunk in which some rows are null: their validity follows, then the stream of the valid values.
-const SOME_NULL: u8 = 0x40;
+pub(crate) const SOME_NULL: u8 = 0x40;
 /// The only byte of a chunk in which every row is null.
-const ALL_NULL: u8 = 0x41;
+pub(crate) const ALL_NULL: u8 = 0x41;
 
 /// Appends rows `rows` of `column` as one self-describing chunk to `out`.
 ///

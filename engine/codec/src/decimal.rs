@@ -35,6 +35,12 @@ fn to_real(integer: i64, power: f64) -> f64 {
     (f64::from_bits((integer as u64).wrapping_add(MAGIC.to_bits())) - MAGIC) / power
 }
 
+/// `10^digits`, exact.
+#[inline]
+pub(crate) fn power(digits: u8) -> f64 {
+    POWERS[usize::from(digits)]
+}
+
 /// The number of digits that makes most of the values integers, judged on a sample; `None` when the values are no decimals.
 pub(crate) fn choose_digits(values: &[f64], sample: usize) -> Option<u8> {
     let stride = (values.len() / sample).max(1) | 1;

@@ -5,6 +5,7 @@
 //!
 //! - [`column`]: columns in memory, in Arrow's layout
 //! - [`batch`]: rows of many devices as columns, and the bytes of a batch
+//! - [`narrow`]: columns decoded into as few bytes as their values need
 //! - `chunk`: one column as a self-describing chunk of bytes, and back; `docs/format/column.md` has every byte
 //!   - `integers`, `reals`, `bools`, `text`: the choice of codec for each kind of value
 //!   - `packed`, `runs`, `dictionary`, `decimal`: the light codecs; `bitpack` below them; `cold`: pco and zstd
@@ -19,6 +20,7 @@ mod decimal;
 mod dictionary;
 mod error;
 mod integers;
+pub mod narrow;
 mod packed;
 mod reader;
 mod reals;
@@ -35,3 +37,4 @@ pub use chunk::{
 };
 pub use column::{Bitmap, Column, FieldType, Text, Values};
 pub use error::CodecError;
+pub use narrow::{Meaning, NarrowColumn, NarrowTimes, NarrowValues, Numbers, decode_narrow};

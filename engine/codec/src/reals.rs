@@ -224,6 +224,17 @@ pub(crate) fn decode(reader: &mut Reader<'_>, count: usize, values: &mut Vec<f64
     decode_nested(reader, count, values, 0)
 }
 
+/// Reads a stream of `count` decimals without exceptions as its integers, and gives back the number of digits; `None`, and
+/// nothing read, when the stream is of another kind.
+pub(crate) fn decode_decimal(reader: &mut Reader<'_>, count: usize, integers: &mut Vec<i64>) -> Result<Option<u8>> {
+    let Some(&kind) = reader.rest().first().filter(|kind| (DECIMAL..DECIMAL_PATCHED).contains(*kind)) else {
+        return Ok(None);
+    };
+    reader.byte()?;
+    integers::decode(reader, count, integers)?;
+    Ok(Some(kind - DECIMAL))
+}
+
 fn decode_nested(reader: &mut Reader<'_>, count: usize, values: &mut Vec<f64>, depth: u8) -> Result<()> {
     reader.codec = CODEC;
     if depth > DEPTH_MAX {

@@ -1,13 +1,15 @@
 //! Owns one piece of a scan's answer, decoded and merged only when it is loaded; does not decide what is in it.
 
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use tidewell_codec::{Bitmap, Column, Text, Values};
+use tidewell_codec::{Bitmap, Column, NarrowColumn, Text, Values};
 
 use super::merge::merge;
+use super::narrow::{BlockSource, NarrowRows};
 use crate::error::{Error, Result};
-use crate::segment::{Block, DeviceBlocks, empty_stats};
+use crate::memory::Held;
+use crate::segment::{DeviceBlocks, empty_stats};
 use crate::types::{FieldDef, FieldStats, Rows};
 
 /// Rows of one device in a range of time: one block that nothing else overlaps, or several pieces to merge.
@@ -22,6 +24,8 @@ pub struct Part {
     pub(super) pieces: Vec<Piece>,
     /// One piece that is a block wholly inside the range.
     pub(super) whole: bool,
+    /// What the rows in memory count for, while a part of them lives.
+    pub(super) held: Option<Arc<Held>>,
 }
 
 /// One source's contribution; clipped to times `first..=last`.
@@ -33,7 +37,7 @@ pub(super) struct Piece {
 }
 
 pub(super) enum Data {
-    Block { blocks: DeviceBlocks, block: usize, map: Arc<[Option<usize>]>, opened: OnceLock<Block> },
+    Block(BlockSource),
     Rows { rows: Arc<Rows>, range: Range<usize> },
 }
 
@@ -49,6 +53,11 @@ impl std::fmt::Debug for Part {
 }
 
 impl Part {
+    /// Keeps `held` for as long as this part.
+    pub(crate) fn hold(&mut self, held: &Arc<Held>) {
+        self.held = Some(Arc::clone(held));
+    }
+
     /// A first and a last time, both inclusive, that enclose all rows; exact for a whole block.
     pub fn time_range(&self) -> (i64, i64) {
         (self.first, self.last)
@@ -67,12 +76,12 @@ impl Part {
     /// The zone map of `field` (an index into the scan's fields). `None` unless the part is a whole block whose meta is
     /// undamaged; damage is reported by [`Part::load`].
     pub fn stats(&self, field: usize) -> Option<FieldStats> {
-        let [Piece { data: Data::Block { blocks, block, map, opened }, .. }] = &self.pieces[..] else { return None };
+        let [Piece { data: Data::Block(source), .. }] = &self.pieces[..] else { return None };
         if !self.whole {
             return None;
         }
-        let opened = open(blocks, *block, opened).ok()?;
-        Some(match map[field] {
+        let opened = source.open().ok()?;
+        Some(match source.map[field] {
             Some(at) => opened.stats(at),
             None => empty_stats(self.fields[field].field_type, opened.rows() as u32),
         })
@@ -130,28 +139,78 @@ impl Part {
                     rows.columns[at].extend_from(&source.columns[at], kept.clone());
                 }
             }
-            Data::Block { blocks, block, map, opened } => {
-                let opened = open(blocks, *block, opened)?;
-                opened.load_times(&mut rows.times)?;
-                let kept = keep(&rows.times);
-                let cut = kept != (0..rows.times.len());
+            Data::Block(source) => {
+                let (kept, cut) = match source.kept_times()? {
+                    Some(times) => {
+                        let kept = times.rows(first, last);
+                        times.extend_into(kept.clone(), &mut rows.times);
+                        (kept.clone(), kept != (0..times.len()))
+                    }
+                    None => {
+                        source.open()?.load_times(&mut rows.times)?;
+                        let kept = keep(&rows.times);
+                        let cut = kept != (0..rows.times.len());
+                        rows.times.truncate(kept.end);
+                        rows.times.drain(..kept.start);
+                        (kept, cut)
+                    }
+                };
                 for &at in which {
-                    match map[at] {
+                    let column = &mut rows.columns[at];
+                    match source.map[at] {
                         _ if kept.is_empty() => {}
                         Some(field) => {
-                            self.check_type(blocks, field, at)?;
-                            opened.load_field(field, &mut rows.columns[at])?;
-                            if cut {
-                                clip(&mut rows.columns[at], kept.clone());
+                            self.check_type(&source.blocks, field, at)?;
+                            match source.kept_field(field)? {
+                                Some(narrow) => narrow.extend_into(kept.clone(), column),
+                                None => {
+                                    source.open()?.load_field(field, column)?;
+                                    if cut {
+                                        clip(column, kept.clone());
+                                    }
+                                }
                             }
-                            rows.columns[at].normalise();
+                            column.normalise();
                         }
-                        None => rows.columns[at].extend_nulls(kept.len()),
+                        None => column.extend_nulls(kept.len()),
                     }
                 }
-                rows.times.truncate(kept.end);
-                rows.times.drain(..kept.start);
             }
+        }
+        Ok(())
+    }
+
+    /// Gives the fields `which` (indices into the scan's fields) in narrow form, and which rows of them are the part's.
+    /// False when the part is not (a piece of) one block; it must then be loaded. Times only when they were needed.
+    pub fn narrow(&self, which: &[usize], rows: &mut NarrowRows) -> Result<bool> {
+        rows.clear();
+        let [piece] = &self.pieces[..] else { return Ok(false) };
+        let Data::Block(source) = &piece.data else { return Ok(false) };
+        let (first, last) = (piece.first.max(self.first), piece.last.min(self.last));
+        let meta = source.blocks.meta(source.block);
+        rows.range = 0..meta.rows;
+        if first > meta.time_min || last < meta.time_max {
+            let times = source.times()?;
+            rows.range = times.rows(first, last);
+            rows.times = Some(times);
+        }
+        rows.columns.resize(self.fields.len(), None);
+        for &at in which {
+            rows.columns[at] = Some(match source.map[at] {
+                Some(field) => {
+                    self.check_type(&source.blocks, field, at)?;
+                    source.field(field)?
+                }
+                None => Arc::new(NarrowColumn::nulls(self.fields[at].field_type, meta.rows)),
+            });
+        }
+        Ok(true)
+    }
+
+    /// Adds the times to what [`Part::narrow`] gave.
+    pub fn narrow_times(&self, rows: &mut NarrowRows) -> Result<()> {
+        if let (None, [Piece { data: Data::Block(source), .. }]) = (&rows.times, &self.pieces[..]) {
+            rows.times = Some(source.times()?);
         }
         Ok(())
     }
@@ -167,17 +226,6 @@ impl Part {
 }
 
 const EMPTY: Column = Column { values: Values::F64(Vec::new()), validity: None };
-
-/// Reads the meta of a block once; readers that come at the same time may both read it.
-fn open<'a>(blocks: &DeviceBlocks, block: usize, opened: &'a OnceLock<Block>) -> Result<&'a Block> {
-    match opened.get() {
-        Some(block) => Ok(block),
-        None => {
-            let read = blocks.block(block)?;
-            Ok(opened.get_or_init(|| read))
-        }
-    }
-}
 
 /// Empties `rows` and gives it one column for each of `fields`, with the memory it has.
 fn clear(rows: &mut Rows, fields: &[FieldDef]) {

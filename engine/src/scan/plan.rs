@@ -2,9 +2,10 @@
 
 use std::cmp::Reverse;
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use super::mask::Mask;
+use super::narrow::BlockSource;
 use super::part::{Data, Part, Piece};
 use crate::segment::DeviceBlocks;
 use crate::types::{FieldDef, Rows};
@@ -77,7 +78,7 @@ pub fn plan(sources: Vec<Source>, fields: &Arc<[FieldDef]>, start_ns: i64, end_n
             inside.sort_by_key(|unit| unit.source);
             let pieces: Vec<Piece> = inside.iter().map(|unit| piece(unit, &sources, &maps)).collect();
             let whole = matches!(&inside[..], [unit] if unit.whole);
-            parts.push(Part { first, last, fields: fields.clone(), pieces, whole });
+            parts.push(Part { first, last, fields: fields.clone(), pieces, whole, held: None });
         }
     }
     parts
@@ -240,7 +241,7 @@ fn field_map(blocks: &DeviceBlocks, fields: &[FieldDef]) -> Arc<[Option<usize>]>
 fn piece(unit: &Unit, sources: &[Source], maps: &[Option<Arc<[Option<usize>]>>]) -> Piece {
     let data = match (&sources[unit.source], &maps[unit.source]) {
         (Source::Blocks(blocks) | Source::Masked(blocks, _), Some(map)) => {
-            Data::Block { blocks: blocks.clone(), block: unit.at, map: map.clone(), opened: OnceLock::new() }
+            Data::Block(BlockSource::new(blocks.clone(), unit.at, map.clone()))
         }
         (Source::Rows(rows), _) => Data::Rows { rows: rows.clone(), range: unit.at..unit.at + unit.rows },
         (Source::Blocks(_) | Source::Masked(..), None) => unreachable!("every source of blocks has a map of fields"),

@@ -95,6 +95,7 @@ fn collect(parts: &[Part], fields: &[FieldDef], start: i64, end: i64) -> Rows {
             all.columns[at].extend_from(column, 0..column.len());
         }
         all.times.extend_from_slice(&rows.times);
+        check_narrow(part, &rows);
         // Late materialisation gives the same columns.
         for at in 0..fields.len() {
             let mut one = Rows::default();
@@ -106,6 +107,43 @@ fn collect(parts: &[Part], fields: &[FieldDef], start: i64, end: i64) -> Rows {
     }
     all.columns.iter_mut().for_each(Column::normalise);
     all
+}
+
+/// What a part gives in narrow form is what it loads.
+fn check_narrow(part: &Part, rows: &Rows) {
+    let which: Vec<usize> = (0..part.fields().len()).collect();
+    let mut narrow = NarrowRows::default();
+    if !part.narrow(&which, &mut narrow).unwrap() {
+        assert!(narrow.columns.is_empty());
+        return;
+    }
+    part.narrow_times(&mut narrow).unwrap();
+    let mut times = Vec::new();
+    narrow.times.as_ref().unwrap().extend_into(narrow.range.clone(), &mut times);
+    assert_eq!(times, rows.times);
+    for (narrow_column, column) in narrow.columns.iter().zip(&rows.columns) {
+        let mut own = Column::new(column.field_type());
+        narrow_column.as_ref().unwrap().extend_into(narrow.range.clone(), &mut own);
+        own.normalise();
+        assert_eq!(format!("{own:?}"), format!("{column:?}"));
+    }
+}
+
+#[test]
+fn a_block_is_decoded_once_while_it_is_cached() {
+    let storage = Arc::new(Memory::new());
+    let cache = Arc::new(BlockCache::new(1 << 20));
+    let Source::Blocks(blocks) = blocks(&storage, 1, &numbers((0..100).map(|t| t * 10)), 10, 1) else { panic!() };
+    let fields = fields(&[0]);
+    let mut rows = Rows::default();
+    for _ in 0..3 {
+        for part in plan(vec![Source::Blocks(blocks.clone().cached(&cache))], &fields, 15, 985) {
+            part.load(&mut rows).unwrap();
+        }
+    }
+    let figures = cache.figures();
+    // Times and one field of ten blocks.
+    assert_eq!((figures.misses, figures.hits, figures.entries), (20, 40, 20));
 }
 
 fn assert_same(found: &Rows, expected: &Rows) {
@@ -140,7 +178,9 @@ proptest! {
         which in proptest::sample::subsequence(vec![0usize, 1, 2, 3], 0..=4),
         range in prop_oneof![Just((i64::MIN, i64::MAX)), (-110i64..110, -110i64..110)],
         known in 1usize..5,
+        cache in proptest::option::of(prop_oneof![Just(0usize), Just(16 * 600), Just(1 << 20)]),
     ) {
+        let cache = cache.map(|limit| Arc::new(BlockCache::new(limit)));
         let storage = Arc::new(Memory::new());
         let mut models = Vec::new();
         let mut planned = Vec::new();
@@ -161,8 +201,16 @@ proptest! {
         let fields = fields(&which);
         let (start, end) = range;
         let expected: ModelSource = flatten(&model(&models)).into_iter().filter(|(t, _)| (start..end).contains(t)).collect();
+        for planned in &mut planned {
+            if let (Source::Blocks(blocks), Some(cache)) = (planned, &cache) {
+                *blocks = blocks.clone().cached(cache);
+            }
+        }
         let parts = plan(planned, &fields, start, end);
-        assert_same(&collect(&parts, &fields, start, end), &rows_of(&expected, &which));
+        // Once from the file and once, where there is room, from the cache.
+        for _ in 0..2 {
+            assert_same(&collect(&parts, &fields, start, end), &rows_of(&expected, &which));
+        }
     }
 }
 

@@ -4,7 +4,9 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use tidewell_codec::{CodecError, Column, Tier, decode_column_into, decode_times_into};
+use tidewell_codec::{
+    CodecError, Column, NarrowColumn, NarrowTimes, Tier, decode_column_into, decode_narrow, decode_times_into,
+};
 
 use super::bytes::{Flaw, u32_at};
 use super::directory::{BlockEntry, Chunk, Meta, decode_directory, decode_meta};
@@ -13,6 +15,7 @@ use super::index::{Page, Root};
 use super::segment_id;
 use super::stats::empty_stats;
 use crate::error::{Error, Result};
+use crate::scan::cache::{BlockCache, CacheKey};
 use crate::storage::{Mapped, Storage};
 use crate::types::{FieldStats, TableSchema};
 
@@ -172,7 +175,7 @@ impl Segment {
         let bytes = self.checked(offset, u64::from(len))?;
         let (received, blocks) =
             decode_directory(bytes, offset, u64::from(self.trailer.header_len)).map_err(self.flawed(offset))?;
-        Ok(DeviceBlocks { segment: self.clone(), received, blocks: blocks.into() })
+        Ok(DeviceBlocks { segment: self.clone(), received, blocks: blocks.into(), cache: None })
     }
 
     /// The `len` bytes at `offset` without the checksum at their end, which is checked.
@@ -282,12 +285,24 @@ pub struct DeviceBlocks {
     segment: Arc<Segment>,
     received: (i64, i64),
     blocks: Arc<[BlockEntry]>,
+    cache: Option<Arc<BlockCache>>,
 }
 
 impl DeviceBlocks {
     /// The segment.
     pub fn segment(&self) -> &Arc<Segment> {
         &self.segment
+    }
+
+    /// The same blocks, read through `cache`. Merges read without one: what they read is gone soon.
+    pub fn cached(self, cache: &Arc<BlockCache>) -> Self {
+        Self { cache: Some(Arc::clone(cache)), ..self }
+    }
+
+    /// The cache, and the key of `field` of block `block` in it.
+    pub(crate) fn cache_key(&self, block: usize, field: u32) -> Option<(&BlockCache, CacheKey)> {
+        let key = CacheKey { segment: self.segment.id(), block: self.blocks[block].data_offset, field };
+        self.cache.as_deref().map(|cache| (cache, key))
     }
 
     /// When the first and the last batch with these rows came.
@@ -439,6 +454,23 @@ impl Block {
                 format!("{}", column.len() - before),
             )),
         }
+    }
+
+    /// The times in narrow form.
+    pub fn narrow_times(&self) -> Result<NarrowTimes> {
+        let mut times = Vec::with_capacity(self.rows());
+        self.load_times(&mut times)?;
+        Ok(NarrowTimes::of(&times))
+    }
+
+    /// `field` (an index into the segment's schema) in narrow form; nulls when the block has no value of it.
+    pub fn narrow_field(&self, field: usize) -> Result<NarrowColumn> {
+        let def = &self.segment.header.schema.fields[field];
+        let Some((chunk, _)) = self.meta.fields[field] else {
+            return Ok(NarrowColumn::nulls(def.field_type, self.rows()));
+        };
+        decode_narrow(self.chunk_bytes(chunk)?, def.field_type, self.rows())
+            .map_err(|e| self.undecodable(&def.name, self.entry.data_offset + chunk.offset, &e))
     }
 
     /// The checked bytes of the chunk of `field`; `None` when the field has no value here.

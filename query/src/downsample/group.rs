@@ -68,6 +68,14 @@ impl Stretch {
     }
 }
 
+impl Plan {
+    /// Bytes of the windows that one thread computes before they are merged, and of those that they are merged into.
+    pub(crate) fn slices_bytes(&self) -> u64 {
+        let summaries = self.windows.count().saturating_mul(self.fields.len().max(1)).min(STRETCH_SUMMARIES_MAX);
+        (summaries * (SLICES_PER_THREAD + 1) * size_of::<Summary>()) as u64
+    }
+}
+
 impl<T: Table> GroupBatches<T> {
     pub fn new(table: Arc<T>, plan: Plan, groups: Vec<Grouped>, budget: Budget) -> Self {
         Self {

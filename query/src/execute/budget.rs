@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::answer::{AnswerBatch, AnswerColumn, Batches};
 use crate::error::QueryError;
+use crate::execute::QueryMemory;
 use crate::query::{CancelFlag, QueryOptions};
 
 /// What every step of a query checks.
@@ -15,6 +16,7 @@ pub(crate) struct Budget {
     deadline: Instant,
     time_max: Duration,
     pub threads: usize,
+    pub memory: QueryMemory,
 }
 
 impl Budget {
@@ -28,6 +30,7 @@ impl Budget {
             deadline: now.checked_add(time_max).unwrap_or(now + Duration::from_secs(86_400 * 365)),
             time_max,
             threads: options.limits.threads.max(1),
+            memory: QueryMemory::new(options.limits.memory.clone()),
         }
     }
 

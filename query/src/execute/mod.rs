@@ -3,14 +3,17 @@
 //! - [`builder`]: gathers rows into batches
 //! - [`ordered`]: devices on several threads, answers in order
 //! - [`budget`]: cancellation, time, rows
+//! - [`memory`]: what is held, against the node's memory
 
 mod budget;
 mod builder;
+mod memory;
 mod ordered;
 
 pub(crate) use budget::{Budget, Metered};
 pub(crate) use builder::Builder;
-pub(crate) use ordered::run;
+pub(crate) use memory::{Counted, Needs, QueryMemory, block_bytes};
+pub(crate) use ordered::{TASKS_AHEAD_BATCHES, run};
 
 use crate::error::QueryError;
 

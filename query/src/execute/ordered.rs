@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 
+use super::memory::{Charge, batch_bytes};
 use super::{Budget, Builder, Step, Work};
 use crate::answer::{AnswerBatch, Batches};
 use crate::error::QueryError;
@@ -23,6 +24,8 @@ const TASKS_PER_THREAD: usize = 8;
 const TASKS_AHEAD: usize = 4;
 /// Batches that wait in a task's queue.
 const BATCHES_AHEAD: usize = 2;
+/// Batches of all tasks together that may wait, for each thread.
+pub(crate) const TASKS_AHEAD_BATCHES: usize = TASKS_AHEAD * BATCHES_AHEAD;
 
 /// Runs `work` on all its devices.
 pub(crate) fn run<W: Work>(work: W, budget: Budget) -> Box<dyn Batches> {
@@ -74,7 +77,8 @@ impl<W: Work> Batches for Inline<W> {
     }
 }
 
-type Message = Result<AnswerBatch, QueryError>;
+/// A batch, counted while it waits.
+type Message = Result<(AnswerBatch, Charge), QueryError>;
 
 /// Devices on threads of their own.
 struct Parallel<W: Work> {
@@ -124,7 +128,7 @@ impl<W: Work> Parallel<W> {
                 self.queue = self.order.as_ref().and_then(|order| order.recv().ok());
             }
             match self.queue.as_ref().map(Receiver::recv) {
-                Some(Ok(message)) => return message.map(Some),
+                Some(Ok(message)) => return message.map(|(batch, _)| Some(batch)),
                 // The task is over.
                 Some(Err(_)) => self.queue = None,
                 None => return self.join().map(|()| None),
@@ -232,7 +236,10 @@ impl<W: Work> Shared<W> {
 
     fn send(&self, builder: &mut Builder, queue: &SyncSender<Message>) -> Result<(), QueryError> {
         match builder.take() {
-            Some(batch) => queue.send(Ok(batch)).map_err(|_| QueryError::Cancelled),
+            Some(batch) => {
+                let charge = self.budget.memory.hold(batch_bytes(&batch))?;
+                queue.send(Ok((batch, charge))).map_err(|_| QueryError::Cancelled)
+            }
             None => Ok(()),
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tidewell_codec::Batch;
 use tidewell_engine::clock::{Clock, SystemClock};
+use tidewell_engine::memory::MemoryBudget;
 use tidewell_engine::{Append, DeviceInfo, Engine, Error, Refusal, ShardFigures, TableSchema};
 use tonic::Status;
 
@@ -29,7 +30,8 @@ impl EngineStore {
     /// A store over `engine`. The time limit in `limits` is wall time and includes that of a slow client, so it is
     /// lifted here: the service counts computing time and stalls apart (see `FlightLimits`).
     pub fn new(engine: Arc<Engine>, limits: QueryLimits) -> Self {
-        Self { engine, limits: QueryLimits { time_max: Duration::from_secs(365 * 86_400), ..limits } }
+        let memory = Some(engine.config().memory.clone());
+        Self { engine, limits: QueryLimits { time_max: Duration::from_secs(365 * 86_400), memory, ..limits } }
     }
 }
 
@@ -39,6 +41,10 @@ impl Store for EngineStore {
         let figures = self.engine.figures();
         let look = figures.iter().all(|shard| shard.memtables_sealed == 0 && shard.memtable_bytes <= LOOK_BYTES_MAX);
         plan(&self.engine.snapshot(), request, scope, self.limits.clone(), cancel, look)
+    }
+
+    fn memory(&self) -> Option<Arc<MemoryBudget>> {
+        self.limits.memory.clone()
     }
 
     fn tables(&self) -> Vec<Arc<TableSchema>> {
@@ -87,7 +93,16 @@ impl Store for EngineStore {
     fn stats(&self) -> Value {
         let shards: Vec<Value> = self.engine.figures().iter().map(shard_json).collect();
         let tables: Vec<Value> = self.engine.snapshot().tables().iter().map(|table| table_json(table)).collect();
-        json!({"tables": tables, "shards": shards})
+        let cache = self.engine.block_cache().figures();
+        let cache = json!({
+            "limit_bytes": cache.limit,
+            "bytes": cache.bytes,
+            "entries": cache.entries,
+            "hits": cache.hits,
+            "misses": cache.misses,
+            "evictions": cache.evicted,
+        });
+        json!({"tables": tables, "shards": shards, "cache": cache})
     }
 }
 

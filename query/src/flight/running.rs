@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tidewell_engine::memory::{Class, MemoryBudget};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
@@ -44,6 +45,11 @@ impl Default for FlightLimits {
     }
 }
 
+/// A query begins when one of so many parts of the queries' memory is free.
+const FREE_PART: u64 = 8;
+/// How often a query that waits for memory looks again.
+const MEMORY_POLL: Duration = Duration::from_millis(5);
+
 /// Why a query stopped before its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -66,16 +72,19 @@ pub(crate) struct Running {
     turns: Arc<Semaphore>,
     turns_max: usize,
     turn_wait: Duration,
+    /// Queries begin only while some of their share is free.
+    memory: Option<Arc<MemoryBudget>>,
     next_id: AtomicU64,
     queries: Mutex<HashMap<u64, Arc<QueryState>>>,
 }
 
 impl Running {
-    pub(crate) fn new(turns: usize, turn_wait: Duration) -> Arc<Self> {
+    pub(crate) fn new(turns: usize, turn_wait: Duration, memory: Option<Arc<MemoryBudget>>) -> Arc<Self> {
         Arc::new(Self {
             turns: Arc::new(Semaphore::new(turns)),
             turns_max: turns,
             turn_wait,
+            memory,
             next_id: AtomicU64::new(0),
             queries: Mutex::default(),
         })
@@ -95,10 +104,28 @@ impl Running {
                 }
             },
         };
+        self.wait_for_memory(what).await?;
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let state = Arc::new(QueryState::default());
         self.queries.lock().insert(id, state.clone());
         Ok(RunningQuery { id, state, running: self.clone(), _permit: permit })
+    }
+
+    /// Waits, not for long, until a part of the queries' memory is free: small queries then fit for certain.
+    async fn wait_for_memory(&self, what: &str) -> Result<(), Status> {
+        let Some(memory) = &self.memory else { return Ok(()) };
+        let (share, begin) = (memory.share(Class::Query), Instant::now());
+        while memory.free(Class::Query) < share / FREE_PART {
+            if begin.elapsed() >= self.turn_wait {
+                return Err(Status::resource_exhausted(format!(
+                    "the {what} that run hold {} of the {share} bytes of memory for queries (memory_limit {}); try again later",
+                    memory.used(Class::Query),
+                    memory.limit()
+                )));
+            }
+            tokio::time::sleep(MEMORY_POLL).await;
+        }
+        Ok(())
     }
 
     /// How many run now.
@@ -221,7 +248,7 @@ mod tests {
 
     #[tokio::test]
     async fn turns_are_bounded_and_come_back() {
-        let running = Running::new(1, Duration::from_millis(1));
+        let running = Running::new(1, Duration::from_millis(1), None);
         let query = running.start("queries").await.unwrap();
         let refused = running.start("queries").await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
@@ -232,6 +259,18 @@ mod tests {
         drop(query);
         assert_eq!(running.count(), 0);
         running.start("queries").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn queries_wait_for_memory_and_are_refused_by_name() {
+        let memory = MemoryBudget::new(1 << 30);
+        let running = Running::new(4, Duration::from_millis(20), Some(memory.clone()));
+        let held = memory.hold(Class::Query, memory.share(Class::Query)).unwrap();
+        let refused = running.start("queries").await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        assert!(refused.message().contains("memory_limit 1073741824"), "{refused}");
+        let (begun, ()) = tokio::join!(running.start("queries"), async { drop(held) });
+        begun.unwrap();
     }
 
     #[test]

@@ -40,10 +40,10 @@ impl FlightQueries {
     /// A service that answers from `store` whom `authenticator` knows.
     pub fn new(store: Arc<dyn Store>, authenticator: Arc<dyn Authenticator>, limits: FlightLimits) -> Self {
         Self {
+            queries: Running::new(limits.queries, limits.turn_wait, store.memory()),
+            actions: Running::new(limits.actions, limits.turn_wait, None),
             store,
             authenticator,
-            queries: Running::new(limits.queries, limits.turn_wait),
-            actions: Running::new(limits.actions, limits.turn_wait),
             limits: Arc::new(limits),
             lanes: Lanes::new(),
         }

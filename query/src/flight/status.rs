@@ -42,6 +42,7 @@ pub(crate) fn engine_status(error: &Error) -> Status {
         Error::Corruption { .. } => Code::DataLoss,
         Error::NewerFormat { .. } => Code::FailedPrecondition,
         Error::Io { .. } if error.is_disk_full() => Code::ResourceExhausted,
+        Error::Memory(_) => Code::ResourceExhausted,
         Error::Io { .. } | Error::Poisoned { .. } | Error::Locked => Code::Unavailable,
         Error::Invalid(_) => Code::InvalidArgument,
     };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use tidewell_codec::Batch;
+use tidewell_engine::memory::MemoryBudget;
 use tidewell_engine::{Append, DeviceInfo, Error, Refusal, TableSchema};
 use tonic::Status;
 
@@ -34,6 +35,11 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// The status to send: the caller's fault, unless a file is damaged.
     fn plan(&self, request: &Request, scope: &DeviceScope, cancel: CancelFlag) -> Result<Plan, Status>;
+
+    /// The node's memory, of which queries have a share; `None` counts nothing.
+    fn memory(&self) -> Option<Arc<MemoryBudget>> {
+        None
+    }
 
     /// All tables, sorted by name.
     fn tables(&self) -> Vec<Arc<TableSchema>>;

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tidewell_engine::FieldType;
+use tidewell_engine::memory::{Class, MemoryBudget};
 
 use super::{FIELDS, SECOND, ask, ask_with};
 use crate::error::{Fault, QueryError};
@@ -151,6 +152,35 @@ fn limits_stop_a_query() {
             r#"{"downsample": {"table": "t", "start": 0, "end": 10000000000, "every": "1s", "fields": ["v"]}}"#;
         let error = run(windows, QueryLimits { windows_max: 399, ..limits }).unwrap_err();
         assert!(matches!(error, QueryError::TooManyWindows { estimate: 400, max: 399 }), "{error}");
+    }
+}
+
+#[test]
+fn memory_is_counted_refused_by_name_and_given_back() {
+    let source = source(40, 2_000);
+    let memory = MemoryBudget::new(128 << 20);
+    let asked = [
+        r#"{"range": {"table": "t", "start": 0, "end": 9223372036854775807}}"#,
+        r#"{"downsample": {"table": "t", "start": 0, "end": 90000000000, "every": "1s", "fields": ["v"], "group": "all"}}"#,
+        r#"{"threshold": {"table": "t", "start": 0, "end": 9223372036854775807, "where": "v > 1", "return": "intervals"}}"#,
+    ];
+    for (request, threads) in asked.iter().flat_map(|request| [(request, 1), (request, 3)]) {
+        let limits = QueryLimits { threads, memory: Some(memory.clone()), ..QueryLimits::default() };
+        let options = QueryOptions { limits, ..QueryOptions::default() };
+        let query = || Query::prepare(&source, &Request::parse(request.as_bytes()).unwrap(), options.clone()).unwrap();
+        let mut answer = query().run().unwrap();
+        assert!(answer.next_batch().unwrap().is_some());
+        assert!(memory.used(Class::Query) > 128 << 10, "{request}: {}", memory.used(Class::Query));
+        drop(answer);
+        assert_eq!(memory.used(Class::Query), 0, "{request}");
+        assert!(query().run().unwrap().all(|batch| batch.is_ok()));
+        assert_eq!(memory.used(Class::Query), 0, "{request}");
+        let others = memory.hold(Class::Query, memory.share(Class::Query) - (64 << 10)).unwrap();
+        let error = query().run().unwrap_err();
+        assert_eq!(error.fault(), Fault::Limit);
+        let text = error.to_string();
+        assert!(matches!(error, QueryError::Memory(_)) && text.contains("65536 of its share"), "{text}");
+        drop(others);
     }
 }
 
