@@ -42,8 +42,16 @@ impl Merges {
     pub fn start(&self, poked: Receiver<()>, clock: &Arc<dyn Clock>) {
         let (poke_days, days_poked) = bounded(1);
         let mut threads = self.threads.lock();
-        let flushed = Worker { compactors: Arc::clone(&self.compactors), stopping: Arc::clone(&self.stopping), clock: Arc::clone(clock) };
-        let days = Worker { compactors: Arc::clone(&self.compactors), stopping: Arc::clone(&self.stopping), clock: Arc::clone(clock) };
+        let flushed = Worker {
+            compactors: Arc::clone(&self.compactors),
+            stopping: Arc::clone(&self.stopping),
+            clock: Arc::clone(clock),
+        };
+        let days = Worker {
+            compactors: Arc::clone(&self.compactors),
+            stopping: Arc::clone(&self.stopping),
+            clock: Arc::clone(clock),
+        };
         threads.push(spawn("compact", move || {
             flushed.run(NICE_FLUSHED, &poked, |compactor, now_ns| {
                 let done = compactor.merge_flushed(now_ns);
@@ -51,7 +59,6 @@ impl Merges {
                     // A full channel means that it has been told already.
                     let _ = poke_days.try_send(());
                 }
-                compactor.stats.merges_failing.set(u64::from(done.is_err()));
                 done
             });
         }));

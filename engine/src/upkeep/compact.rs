@@ -98,19 +98,27 @@ impl Compactor {
     }
 
     fn run_first(&self, now_ns: i64, pick: fn(&[Candidate], i64) -> Option<Due>) -> Result<bool> {
-        for table in self.tables() {
-            if let Some(due) = pick(&self.candidates(&table, true), now_ns) {
+        let next = || {
+            self.tables().into_iter().find_map(|table| {
+                let due = pick(&self.candidates(&table, true), now_ns)?;
+                Some((table, due))
+            })
+        };
+        let done = match next() {
+            None => Ok(false),
+            Some((table, due)) => {
                 let done = self.merge(&table, &due, now_ns);
-                let mut paused = self.running.paused.lock();
-                paused.retain(|_, until| *until > Instant::now());
                 if done.is_err() {
                     let until = Instant::now() + PAUSE_AFTER_FAILURE;
-                    paused.extend(due.inputs.iter().map(|id| (*id, until)));
+                    self.running.paused.lock().extend(due.inputs.iter().map(|id| (*id, until)));
                 }
-                return done.map(|()| true);
+                done.map(|()| true)
             }
-        }
-        Ok(false)
+        };
+        let mut paused = self.running.paused.lock();
+        paused.retain(|_, until| *until > Instant::now());
+        self.stats.merges_failing.set(paused.len() as u64);
+        done
     }
 
     /// Names of the tables with segments, sorted.
@@ -191,6 +199,7 @@ impl Compactor {
         self.stats.compaction_rows.add(outputs.iter().map(|o| o.meta.rows).sum());
         let ids: Vec<u64> = inputs.iter().map(|s| s.meta.id).collect();
         self.view.replace_segments(&ids, opened);
+        self.stats.flushed_segments.set(self.view.flushed_segments());
         Ok(())
     }
 }

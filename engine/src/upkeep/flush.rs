@@ -86,6 +86,7 @@ impl Flusher {
         }
         self.stats.flushes.add(1);
         self.view.replace_sealed(&sealed.memtable, segments);
+        self.stats.flushed_segments.set(self.view.flushed_segments());
         if let Some(old) = old_heads.map(|number| heads_name(self.shard, number))
             && let Err(error) = self.storage.remove(&old)
         {

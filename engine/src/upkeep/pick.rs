@@ -241,19 +241,17 @@ fn wide_group(segment: &Candidate) -> Option<i64> {
     (first != last && group_of(first) == group_of(last)).then(|| group_of(first))
 }
 
-/// Whether a file for each day of `group` would have short blocks. Rows are taken as spread evenly over each segment's
-/// time, devices as the same in all.
+/// Whether a file for each day of `group` would have short blocks: so it is when the devices of a segment have few rows a
+/// day there. Rows are taken as spread evenly over each segment's days.
 fn is_sparse(segments: &[&Candidate], group: i64) -> bool {
-    let days = group * GROUP_DAYS..=last_day_of(group);
-    let (mut rows, mut devices, mut first, mut last) = (0.0, 0, i64::MAX, i64::MIN);
+    let (mut rows, mut device_days) = (0.0, 0.0);
     for segment in segments {
-        let own = day_of(segment.time_min)..=day_of(segment.time_max);
-        let (from, to) = (*own.start().max(days.start()), *own.end().min(days.end()));
-        if from <= to {
-            rows += segment.rows as f64 * (to - from + 1) as f64 / (own.end() - own.start() + 1) as f64;
-            devices = segment.devices.max(devices);
-            (first, last) = (first.min(from), last.max(to));
+        let (first, last) = (day_of(segment.time_min), day_of(segment.time_max));
+        let inside = last.min(last_day_of(group)) - first.max(group * GROUP_DAYS) + 1;
+        if inside > 0 {
+            rows += segment.rows as f64 * inside as f64 / (last - first + 1) as f64;
+            device_days += segment.devices as f64 * inside as f64;
         }
     }
-    devices > 0 && rows / devices as f64 / ((last - first + 1) as f64) < (COLD_BLOCK_ROWS / 4) as f64
+    rows < device_days * (COLD_BLOCK_ROWS / 4) as f64
 }
