@@ -300,6 +300,14 @@ impl Engine {
         Ok(())
     }
 
+    /// Does all merges that are due now, as the background does when it gets to them.
+    ///
+    /// # Errors
+    /// The first failed read or write.
+    pub fn merge_due(&self) -> Result<()> {
+        self.merges.run_due(self.clock.now_ns())
+    }
+
     /// Gives `device` these attributes in place of all that it had; none removes them.
     ///
     /// # Errors

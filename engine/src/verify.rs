@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::manifest::{Manifest, orphans, read_heads};
 use crate::segment::{Segment, segment_name, verify as verify_segment};
 use crate::storage::Storage;
+use crate::upkeep::order_violations;
 
 /// What a check found.
 #[derive(Debug, Default)]
@@ -41,6 +42,7 @@ pub fn verify(storage: &Arc<dyn Storage>) -> Result<VerifyReport> {
     report.notes.extend(manifest.cut.map(|(offset, bytes)| {
         format!("{}: {bytes} bytes at offset {offset} were torn by a crash and are cut at the next open", manifest.path)
     }));
+    let mut opened = Vec::new();
     for meta in state.segments.values() {
         let name = segment_name(meta.id);
         match Segment::open(&**storage, &name) {
@@ -57,10 +59,12 @@ pub fn verify(storage: &Arc<dyn Storage>) -> Result<VerifyReport> {
                     ));
                 }
                 report.damage.extend(verify_segment(&segment).iter().map(ToString::to_string));
+                opened.push((meta.clone(), segment));
             }
             Err(error) => report.damage.push(error.to_string()),
         }
     }
+    report.damage.extend(order_violations(&opened));
     for shard in 0..state.shard_count {
         if let Some(number) = state.heads_files[shard as usize]
             && let Err(error) = read_heads(&**storage, shard, number)

@@ -75,6 +75,17 @@ impl Merges {
         self.compactors.iter().try_for_each(|compactor| compactor.run_all(now_ns))
     }
 
+    /// Does what is due now.
+    ///
+    /// # Errors
+    /// The first failed read or write.
+    pub fn run_due(&self, now_ns: i64) -> Result<()> {
+        for compactor in self.compactors.iter() {
+            while compactor.merge_flushed(now_ns)? || compactor.merge_partition(now_ns)? {}
+        }
+        Ok(())
+    }
+
     /// Waits for the threads, which end by the flag that all share.
     pub fn join(&self) {
         for thread in self.threads.lock().drain(..) {

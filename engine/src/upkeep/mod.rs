@@ -5,11 +5,13 @@ pub mod compact;
 mod days;
 pub mod flush;
 mod merge;
+mod order;
 mod output;
 mod pick;
 mod throttle;
 
 pub(crate) use background::{Merges, Poke};
+pub use order::order_violations;
 pub use output::{Beside, MergeSink};
 pub use throttle::Throttle;
 
