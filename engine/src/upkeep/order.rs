@@ -7,9 +7,12 @@ use std::sync::Arc;
 use crate::manifest::SegmentMeta;
 use crate::segment::Segment;
 
+/// What the manifest says of a segment, and the segment.
+pub type Checked = (SegmentMeta, Arc<Segment>);
+
 /// Says of each pair of segments of one table and shard that contradict each other why they do.
-pub fn order_violations(segments: &[(SegmentMeta, Arc<Segment>)]) -> Vec<String> {
-    let mut tables: BTreeMap<(u32, &str), Vec<&(SegmentMeta, Arc<Segment>)>> = BTreeMap::new();
+pub fn order_violations(segments: &[Checked]) -> Vec<String> {
+    let mut tables: BTreeMap<(u32, &str), Vec<&Checked>> = BTreeMap::new();
     for segment in segments {
         tables.entry((segment.0.shard, &segment.0.table)).or_default().push(segment);
     }
@@ -49,7 +52,7 @@ pub fn order_violations(segments: &[(SegmentMeta, Arc<Segment>)]) -> Vec<String>
 }
 
 /// Whether one of two merged segments is later in log order, or they are of one merge and hold different devices.
-fn are_ordered(a: &(SegmentMeta, Arc<Segment>), b: &(SegmentMeta, Arc<Segment>)) -> bool {
+fn are_ordered(a: &Checked, b: &Checked) -> bool {
     if a.0.seq_max < b.0.seq_min || b.0.seq_max < a.0.seq_min {
         return true;
     }
