@@ -140,6 +140,12 @@ pub fn unfinished(segments: &[Candidate], now_ns: i64) -> Vec<Due> {
     partitions(segments).iter().filter(unfinished).map(|p| whole(p, now_ns)).collect()
 }
 
+/// A merged segment written anew by itself.
+pub fn alone(segment: &Candidate) -> Due {
+    let wide = wide_group(segment).into_iter().collect();
+    Due { inputs: [segment.id].into(), split: Split { wide }, tier: Tier::Cold, urgent: false }
+}
+
 /// A run of neighbours that is worth a merge: it has [`COMPACTION_FAN_IN`] of one tier and none of a higher one, so that
 /// the output is of a higher tier than each of them. `rows` are in log order.
 fn neighbours(rows: &[u64]) -> Option<Range<usize>> {
