@@ -22,7 +22,8 @@ use crate::recovery::{self, RecoveryReport};
 use crate::scan::BlockCache;
 use crate::shard::worker::ShardHandle;
 use crate::shard::{Append, ProducerHeads, ShardStats, SharedView};
-use crate::snapshot::{Attributes, Snapshot};
+use crate::registry::{Attributes, Registry};
+use crate::snapshot::Snapshot;
 use crate::storage::Storage;
 use crate::types::{ProducerId, SeqNo};
 use crate::upkeep::compact::Compactor;
@@ -32,7 +33,7 @@ pub struct Engine {
     config: Arc<EngineConfig>,
     catalog: Arc<Catalog>,
     manifest: Arc<Mutex<Manifest>>,
-    attributes: RwLock<Arc<HashMap<Arc<str>, Arc<Attributes>>>>,
+    attributes: RwLock<Registry>,
     shards: Vec<Shard>,
     cache: Arc<BlockCache>,
     compaction: Arc<Compaction>,
@@ -140,7 +141,7 @@ impl Engine {
             config: opened.config,
             catalog: opened.catalog,
             manifest: opened.manifest,
-            attributes: RwLock::new(Arc::new(opened.attributes)),
+            attributes: RwLock::new(opened.attributes),
             shards: opened.shards,
             cache,
             compaction,
@@ -231,7 +232,7 @@ impl Engine {
             shards: Arc::new(self.shards.iter().map(|s| s.view.load()).collect()),
             catalog: Arc::clone(&self.catalog),
             memory: Arc::clone(&self.config.memory),
-            attributes: Arc::clone(&self.attributes.read()),
+            attributes: self.attributes.read().clone(),
             cache: Arc::clone(&self.cache),
         }
     }
@@ -289,7 +290,7 @@ impl Engine {
         }
         waits.into_iter().try_for_each(|wait| wait.wait())?;
         for delete in deletes.iter().filter(|delete| delete.is_whole_device()) {
-            if self.attributes.read().contains_key(&delete.device) {
+            if self.attributes.read().contains(&delete.device) {
                 self.set_attributes(&delete.device, Attributes::new())?;
             }
         }
@@ -321,15 +322,10 @@ impl Engine {
         }
         let pairs = Arc::new(pairs);
         let edit = Edit::Attributes { device: device.into(), pairs: Arc::clone(&pairs) };
-        self.manifest.lock().append(&[edit])?;
-        let mut attributes = self.attributes.write();
-        let mut all = HashMap::clone(&attributes);
-        if pairs.is_empty() {
-            all.remove(device);
-        } else {
-            all.insert(device.into(), pairs);
-        }
-        *attributes = Arc::new(all);
+        let mut manifest = self.manifest.lock();
+        manifest.append(&[edit])?;
+        // Under the manifest's lock, so that two changes cannot overtake each other.
+        *self.attributes.write() = manifest.state().attributes.clone();
         Ok(())
     }
 

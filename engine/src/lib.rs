@@ -11,6 +11,7 @@
 //! - [`upkeep`]: memtables into segments, small segments into large ones
 //! - [`manifest`]: the only truth about which segments exist; [`recovery`] starts from it
 //! - [`quarantine`]: rows too far in the future, apart from all others
+//! - [`registry`]: what operators said of devices
 //! - [`snapshot`], [`scan`]: what a reader sees at one moment, newest write of each field first
 //! - [`memory`]: the one limit on memory, and each holder's share
 //! - [`summary`]: aggregates per step of the clock, beside the segments that merges write
@@ -33,6 +34,7 @@ pub mod memory;
 pub mod memtable;
 pub mod quarantine;
 pub mod recovery;
+pub mod registry;
 pub mod scan;
 pub mod segment;
 pub mod shard;
@@ -52,6 +54,7 @@ pub use manifest::{Erasure, Retention};
 pub use recovery::RecoveryReport;
 pub use scan::{BlockCache, CacheFigures, NarrowRows, Part};
 pub use shard::{Append, AppendSink};
-pub use snapshot::{Attributes, DeviceInfo, Snapshot, TableView};
+pub use registry::{Attributes, Registry};
+pub use snapshot::{DeviceInfo, DevicePages, Snapshot, TableView};
 pub use summary::{Step, StepField, StepPart, StepRows, StepSums, Stretch};
 pub use types::*;

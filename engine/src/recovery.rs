@@ -20,7 +20,7 @@ use crate::quarantine;
 use crate::shard::core::{Sealed, ShardCore, ShardParts};
 use crate::shard::worker::ShardHandle;
 use crate::shard::{LiveSegment, ProducerHeads, ShardStats, SharedView};
-use crate::snapshot::Attributes;
+use crate::registry::Registry;
 use crate::storage::Storage;
 use crate::types::LogPosition;
 use crate::upkeep::FileNumbers;
@@ -64,7 +64,7 @@ pub(crate) struct Opened {
     pub(crate) config: Arc<EngineConfig>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) manifest: Arc<Mutex<Manifest>>,
-    pub(crate) attributes: HashMap<Arc<str>, Arc<Attributes>>,
+    pub(crate) attributes: Registry,
     pub(crate) shards: Vec<Shard>,
     pub(crate) compactors: Vec<Compactor>,
     pub(crate) report: RecoveryReport,
@@ -93,7 +93,7 @@ pub(crate) fn open(
     let memtable_bytes = config.memtable_bytes.min(config.memory.memtable_bytes(state.shard_count));
     let config = Arc::new(EngineConfig { memtable_bytes, ..EngineConfig::clone(config) });
     let catalog = Arc::new(Catalog::new(state.tables.clone()));
-    let attributes = state.attributes.clone().into_iter().collect();
+    let attributes = state.attributes.clone();
     let numbers = Arc::new(FileNumbers::new(state.next_segment_id, state.next_heads_id, state.next_erasure()));
     let manifest = Arc::new(Mutex::new(manifest));
     let mut live: Vec<Vec<Arc<LiveSegment>>> = (0..state.shard_count).map(|_| Vec::new()).collect();
