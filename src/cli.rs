@@ -56,6 +56,9 @@ pub enum Command {
     /// Ask a node: rows, latest values, downsampled windows, threshold intervals
     #[command(subcommand)]
     Query(Box<crate::query::QueryCommand>),
+    /// Rows too far in the future: list, release, drop
+    #[command(subcommand)]
+    Quarantine(crate::quarantine::QuarantineCommand),
     /// Follow standing rules (not in this release)
     Watch(WatchArgs),
     /// Dump a log, a segment or a manifest of a stopped node

@@ -3,11 +3,13 @@
 //! - [`cli`]: commands and help; [`config`]: settings of a node; [`units`]: sizes and durations in words
 //! - [`serve`]: start order, stop order; [`admin`]: metrics and health over HTTP; [`telemetry`]: logs
 //! - [`load`], [`query`], [`cert`], [`inspect`]: the commands for data, questions, certificates, damage
+//! - [`quarantine`]: what an operator does about rows of a running node, by [`act`]ions
 //! - [`demo`], [`mod@bench`]: the whole loop to look at, and to measure
 //! - [`connect`], [`last_node`], [`output`], [`failure`]: which node, printed how, ended how
 
 #![forbid(unsafe_code)]
 
+pub mod act;
 pub mod admin;
 pub mod bench;
 pub mod callers;
@@ -23,6 +25,7 @@ pub mod last_node;
 pub mod load;
 pub mod memory;
 pub mod output;
+pub mod quarantine;
 pub mod query;
 pub mod serve;
 pub mod telemetry;
@@ -50,6 +53,7 @@ pub fn run(cli: Cli) -> Result<u8> {
         )),
         Command::Demo(args) => runtime()?.block_on(demo::run(args)),
         Command::Load(args) => runtime()?.block_on(load::run(*args)),
+        Command::Quarantine(command) => runtime()?.block_on(quarantine::run(command)),
         Command::Query(command) => runtime()?.block_on(query::run(*command)),
         Command::Bench(command) => runtime()?.block_on(bench::run(command)),
     }

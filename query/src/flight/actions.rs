@@ -1,11 +1,13 @@
 //! Owns the actions of the query address: what each needs, does and returns; does not check certificates.
 
+mod quarantine;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_flight::{Action, ActionType, Result as ActionResult};
 use futures::stream::{self, BoxStream, StreamExt};
-use globset::Glob;
+use globset::{Glob, GlobMatcher};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -28,10 +30,13 @@ pub(crate) enum Kind {
     Stats,
     Devices,
     Describe,
+    QuarantineList,
+    QuarantineRelease,
+    QuarantineDrop,
 }
 
 /// Every action: name, kind, description.
-const ACTIONS: [(&str, Kind, &str); 5] = [
+const ACTIONS: [(&str, Kind, &str); 8] = [
     ("flush", Kind::Flush, "Writes rows in memory to segments. No body. Needs admin. Returns {\"flushed\":true}."),
     ("compact", Kind::Compact, "Merges segments now. No body. Needs admin. Returns {\"compacted\":true}."),
     ("stats", Kind::Stats, "Counters and sizes. No body. Needs reader. Returns one JSON object."),
@@ -46,6 +51,24 @@ const ACTIONS: [(&str, Kind, &str); 5] = [
         Kind::Describe,
         "Replaces the attributes of a device. Body: {\"device\":\"truck_1\",\"attributes\":{\"fleet\":\"north\"}}. \
          Needs writer. Returns {\"described\":\"truck_1\"}.",
+    ),
+    (
+        "quarantine.list",
+        Kind::QuarantineList,
+        "Rows that came from too far in the future, of devices that the caller may read. Body: none or \
+         {\"glob\":\"truck_*\"}. Needs reader. Returns one JSON object per table and device: table, device, rows, first, \
+         last, received_first, received_last.",
+    ),
+    (
+        "quarantine.release",
+        Kind::QuarantineRelease,
+        "Puts such rows into their table, those whose time has come. Body: {\"table\":\"readings\",\"device\":\"truck_1\"}. \
+         Needs admin. Returns {\"released\":2,\"waiting\":1}.",
+    ),
+    (
+        "quarantine.drop",
+        Kind::QuarantineDrop,
+        "Deletes such rows. Body: {\"table\":\"readings\",\"device\":\"truck_1\"}. Needs admin. Returns {\"dropped\":3}.",
     ),
 ];
 
@@ -93,8 +116,10 @@ pub(crate) fn admit(action: &Action, caller: &Principal) -> Result<Kind, Status>
         return Err(Status::unimplemented(format!("no action '{name}': this version has {}", known.join(", "))));
     };
     let needed = match kind {
-        Kind::Flush | Kind::Compact => Roles { reader: false, writer: false, admin: true },
-        Kind::Stats | Kind::Devices => Roles::READER,
+        Kind::Flush | Kind::Compact | Kind::QuarantineRelease | Kind::QuarantineDrop => {
+            Roles { reader: false, writer: false, admin: true }
+        }
+        Kind::Stats | Kind::Devices | Kind::QuarantineList => Roles::READER,
         Kind::Describe => Roles::WRITER,
     };
     caller.require(needed, &format!("action '{name}'"))?;
@@ -120,24 +145,29 @@ pub(crate) fn run(kind: Kind, body: &[u8], store: &Arc<dyn Store>, caller: &Prin
         }
         Kind::Devices => devices(body, store, caller),
         Kind::Describe => describe(body, store, caller),
+        Kind::QuarantineList => quarantine::list(body, store, caller),
+        Kind::QuarantineRelease => quarantine::release(body, store),
+        Kind::QuarantineDrop => quarantine::drop(body, store),
     }
 }
 
 fn devices(body: &[u8], store: &Arc<dyn Store>, caller: &Principal) -> Result<Results, Status> {
     let body = if body.is_empty() { DevicesBody { glob: None } } else { parse("devices", body)? };
-    let glob = match &body.glob {
-        None => None,
-        Some(pattern) => Some(
-            Glob::new(pattern)
-                .map_err(|error| Status::invalid_argument(format!("action 'devices': glob '{pattern}': {error}")))?
-                .compile_matcher(),
-        ),
-    };
+    let glob = glob("devices", body.glob.as_deref())?;
     let scope = caller.devices.clone();
     let matching = store.devices().map_err(|error| engine_status(&error))?.into_iter().filter(move |device| {
         scope.contains(&device.id) && glob.as_ref().is_none_or(|glob| glob.is_match(&*device.id))
     });
     Ok(stream::iter(matching.map(|device| Ok(ActionResult::new(device_json(&device).to_string())))).boxed())
+}
+
+fn glob(action: &str, pattern: Option<&str>) -> Result<Option<GlobMatcher>, Status> {
+    let compile = |pattern| {
+        Glob::new(pattern)
+            .map(|glob| glob.compile_matcher())
+            .map_err(|error| Status::invalid_argument(format!("action '{action}': glob '{pattern}': {error}")))
+    };
+    pattern.map(compile).transpose()
 }
 
 fn device_json(device: &DeviceInfo) -> serde_json::Value {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tidewell_codec::Batch;
 use tidewell_engine::clock::{Clock, SystemClock};
 use tidewell_engine::memory::MemoryBudget;
+use tidewell_engine::quarantine::{Quarantined, Released};
 use tidewell_engine::{Append, DeviceInfo, Engine, Error, Refusal, ShardFigures, TableSchema};
 use tonic::Status;
 
@@ -60,6 +61,18 @@ impl Store for EngineStore {
 
     fn devices(&self) -> Result<Vec<DeviceInfo>, Error> {
         self.engine.snapshot().devices()
+    }
+
+    fn quarantined(&self, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Quarantined>, Error> {
+        self.engine.snapshot().quarantined(wanted)
+    }
+
+    fn release_quarantined(&self, table: &str, device: &str) -> Result<Released, Error> {
+        self.engine.release_quarantined(table, device)
+    }
+
+    fn drop_quarantined(&self, table: &str, device: &str) -> Result<u64, Error> {
+        self.engine.drop_quarantined(table, device)
     }
 
     fn set_attributes(&self, device: &str, attributes: BTreeMap<String, String>) -> Result<(), Error> {

@@ -7,6 +7,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use tidewell_codec::Batch;
 use tidewell_engine::memory::MemoryBudget;
+use tidewell_engine::quarantine::{Quarantined, Released};
 use tidewell_engine::{Append, DeviceInfo, Error, Refusal, TableSchema};
 use tonic::Status;
 
@@ -55,6 +56,24 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// When a file is damaged.
     fn devices(&self) -> Result<Vec<DeviceInfo>, Error>;
+
+    /// Rows that came from too far in the future, of the devices that are `wanted`.
+    ///
+    /// # Errors
+    /// When a file is damaged.
+    fn quarantined(&self, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Quarantined>, Error>;
+
+    /// Puts a device's rows of that kind into `table`, those whose time has come.
+    ///
+    /// # Errors
+    /// When none waits, a file is damaged or the disk refuses.
+    fn release_quarantined(&self, table: &str, device: &str) -> Result<Released, Error>;
+
+    /// Deletes a device's rows of that kind; returns their number.
+    ///
+    /// # Errors
+    /// As [`Store::release_quarantined`].
+    fn drop_quarantined(&self, table: &str, device: &str) -> Result<u64, Error>;
 
     /// Replaces the attributes of a device.
     ///

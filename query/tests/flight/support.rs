@@ -9,6 +9,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tidewell_codec::{Batch, FieldType};
+use tidewell_engine::quarantine::{Quarantined, Released};
 use tidewell_engine::{Append, DeviceInfo, Error, FieldDef, Refusal, RefusalCode, TableSchema};
 use tidewell_query::export::{column_array, device_array, rows_schema, time_array};
 use tidewell_query::flight::{
@@ -265,6 +266,18 @@ impl Store for Script {
             last_seen_ns: Some(1_500_000_000),
         };
         Ok(vec![device("pump_1"), device("truck_1"), device("truck_2")])
+    }
+
+    fn quarantined(&self, _: &dyn Fn(&str) -> bool) -> Result<Vec<Quarantined>, Error> {
+        Ok(Vec::new())
+    }
+
+    fn release_quarantined(&self, table: &str, device: &str) -> Result<Released, Error> {
+        Err(Error::Invalid(format!("no row of device {device} waits in the quarantine of table {table}")))
+    }
+
+    fn drop_quarantined(&self, table: &str, device: &str) -> Result<u64, Error> {
+        self.release_quarantined(table, device).map(|_| 0)
     }
 
     fn set_attributes(&self, device: &str, attributes: BTreeMap<String, String>) -> Result<(), Error> {
