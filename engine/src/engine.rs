@@ -19,10 +19,10 @@ use crate::limits::{ATTRIBUTE_BYTES_MAX, DEVICE_ATTRIBUTES_MAX, DEVICE_ID_BYTES_
 use crate::manifest::{Edit, Manifest};
 use crate::quarantine;
 use crate::recovery::{self, RecoveryReport};
+use crate::registry::{Attributes, Registry};
 use crate::scan::BlockCache;
 use crate::shard::worker::ShardHandle;
 use crate::shard::{Append, ProducerHeads, ShardStats, SharedView};
-use crate::registry::{Attributes, Registry};
 use crate::snapshot::Snapshot;
 use crate::storage::Storage;
 use crate::types::{ProducerId, SeqNo};

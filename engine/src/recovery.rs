@@ -1,6 +1,5 @@
 //! Owns opening a data directory: manifest, segments, then the logs that segments do not cover.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -17,10 +16,10 @@ use crate::error::{Error, Refusal, Result};
 use crate::limits::{FROZEN_MEMTABLES_MAX, SHARDS_MAX};
 use crate::manifest::{Edit, Manifest, orphans, read_heads};
 use crate::quarantine;
+use crate::registry::Registry;
 use crate::shard::core::{Sealed, ShardCore, ShardParts};
 use crate::shard::worker::ShardHandle;
 use crate::shard::{LiveSegment, ProducerHeads, ShardStats, SharedView};
-use crate::registry::Registry;
 use crate::storage::Storage;
 use crate::types::LogPosition;
 use crate::upkeep::FileNumbers;

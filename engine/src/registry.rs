@@ -26,7 +26,7 @@ type Table = HashSet<Packed, BuildHasherDefault<IdHasher>>;
 
 /// Length and bytes of the id, then of each name and value. Equal when the ids are.
 #[derive(Clone)]
-struct Packed(Arc<[u8]>);
+pub(crate) struct Packed(Arc<[u8]>);
 
 impl Packed {
     fn new(device: &str, pairs: &Attributes) -> Self {
@@ -51,7 +51,8 @@ impl Packed {
         })
     }
 
-    fn id(&self) -> &str {
+    /// The device.
+    pub(crate) fn id(&self) -> &str {
         self.texts().next().unwrap_or_default()
     }
 
@@ -107,7 +108,9 @@ impl Registry {
     /// The value of one attribute.
     pub fn value(&self, device: &str, name: &str) -> Option<&str> {
         let mut texts = self.tables[table_of(device)].get(device)?.texts().skip(1);
-        std::iter::from_fn(|| Some((texts.next()?, texts.next()?))).find(|(own, _)| *own == name).map(|(_, value)| value)
+        std::iter::from_fn(|| Some((texts.next()?, texts.next()?)))
+            .find(|(own, _)| *own == name)
+            .map(|(_, value)| value)
     }
 
     /// Whether `device` has attributes.
@@ -131,16 +134,16 @@ impl Registry {
         }
     }
 
-    /// The ids, in no order.
-    pub fn ids(&self) -> impl Iterator<Item = &str> {
-        self.tables.iter().flat_map(|table| table.iter().map(Packed::id))
+    /// All entries, sorted by id.
+    pub(crate) fn packed(&self) -> Vec<Packed> {
+        let mut all: Vec<Packed> = self.tables.iter().flat_map(|table| table.iter().cloned()).collect();
+        all.sort_unstable_by(|a, b| a.id().cmp(b.id()));
+        all
     }
 
     /// Devices and their attributes, sorted by id.
     pub fn sorted(&self) -> Vec<(Arc<str>, Attributes)> {
-        let mut all: Vec<&Packed> = self.tables.iter().flat_map(|table| table.iter()).collect();
-        all.sort_unstable_by(|a, b| a.id().cmp(b.id()));
-        all.into_iter().map(|packed| (packed.id().into(), packed.pairs())).collect()
+        self.packed().into_iter().map(|packed| (packed.id().into(), packed.pairs())).collect()
     }
 }
 
@@ -210,7 +213,7 @@ mod tests {
                 prop_assert_eq!(&sorted, &model.clone().into_iter().collect::<Vec<_>>());
                 prop_assert_eq!(registry.len(), model.len());
                 for (device, pairs) in &model {
-                    prop_assert_eq!(registry.get(device).as_ref(), Some(pairs));
+                    prop_assert_eq!(registry.get(device), Some(pairs.clone()));
                     for (name, value) in pairs {
                         prop_assert_eq!(registry.value(device, name), Some(value.as_str()));
                     }

@@ -28,6 +28,9 @@ use crate::types::{Durability, LogPosition, ProducerId, SeqNo};
 /// Free bytes from which on a full disk is called full no more: the reserve and one group.
 const ROOM_BYTES: u64 = DISK_RESERVE_BYTES + GROUP_BYTES_MAX as u64;
 
+/// A group has at most about this part of a memtable's share of the memory.
+const GROUP_PART: usize = 8;
+
 /// The writer of one shard.
 pub struct ShardCore {
     shard: u32,
@@ -41,6 +44,8 @@ pub struct ShardCore {
     /// The group that the next commit writes.
     staged: Vec<Staged>,
     staged_bytes: usize,
+    /// What the group's rows will take in the memtable.
+    staged_memory: usize,
     /// Highest number in the group, by producer.
     staged_heads: HashMap<ProducerId, SeqNo>,
     /// Numbers that were refused and may come again, by producer: a later one waits for them all. In memory only: after a
@@ -102,6 +107,7 @@ impl ShardCore {
             log,
             staged: Vec::new(),
             staged_bytes: 0,
+            staged_memory: 0,
             staged_heads: HashMap::new(),
             refused: HashMap::new(),
             active_since_ns,
@@ -128,6 +134,7 @@ impl ShardCore {
                 return;
             }
             self.staged_bytes += append.payload.len();
+            self.staged_memory += append.batch.memory_bytes();
             self.staged_heads.insert(producer, seq);
         }
         // While the disk is full, memory is no place to stay: such a batch waits for the commit like any other.
@@ -140,7 +147,11 @@ impl ShardCore {
 
     /// Whether the group should be committed before more is staged.
     pub fn group_is_full(&self) -> bool {
-        self.staged_bytes >= GROUP_BYTES_MAX || self.staged.len() >= GROUP_BATCHES_MAX
+        // A memtable is sealed between groups, so a group must be small beside its part of the budget.
+        let memory_max = self.config.memtable_bytes / (FROZEN_MEMTABLES_MAX + 1) / GROUP_PART;
+        self.staged_bytes >= GROUP_BYTES_MAX
+            || self.staged.len() >= GROUP_BATCHES_MAX
+            || self.staged_memory >= memory_max
     }
 
     /// Writes and syncs the group, makes it visible, tells the senders.
@@ -150,6 +161,7 @@ impl ShardCore {
         }
         let staged = std::mem::take(&mut self.staged);
         self.staged_heads.clear();
+        self.staged_memory = 0;
         if self.staged_bytes > 0
             && let Err(error) = self.write_group()
         {

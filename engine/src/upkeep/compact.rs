@@ -46,8 +46,9 @@ impl Compactor {
     /// # Errors
     /// A failed read or write; the inputs stay.
     pub fn run_once(&self, now_ns: i64) -> Result<bool> {
-        let view = self.view.load();
-        let mut tables: Vec<_> = view.segments.iter().collect();
+        // Only the segments: a merge that held the view would keep flushed memtables in memory until it ends.
+        let segments = Arc::clone(&self.view.load().segments);
+        let mut tables: Vec<_> = segments.iter().collect();
         tables.sort_by(|a, b| a.0.cmp(b.0));
         for (table, segments) in tables {
             if let Some(due) = pick::due(segments) {
