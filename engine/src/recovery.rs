@@ -21,6 +21,8 @@ use crate::shard::core::{Sealed, ShardCore, ShardParts};
 use crate::shard::worker::ShardHandle;
 use crate::shard::{LiveSegment, ProducerHeads, ShardStats, SharedView};
 use crate::storage::Storage;
+use crate::summary::SummaryMeta;
+use crate::summary::live::open_listed;
 use crate::types::LogPosition;
 use crate::upkeep::FileNumbers;
 use crate::upkeep::compact::Compactor;
@@ -105,7 +107,8 @@ pub(crate) fn open(
                 format!("shard {}", meta.shard),
             ));
         };
-        list.push(open_live(storage, meta.clone())?);
+        let summaries = open_listed(storage, state.summaries_of(meta.id), &mut report.unreadable);
+        list.push(open_live(storage, meta.clone())?.with_summaries(summaries));
         report.segments += 1;
     }
     let mut shards = Vec::new();
@@ -113,7 +116,15 @@ pub(crate) fn open(
     for (shard, segments) in (0..state.shard_count).zip(live) {
         // Rows to come are younger than every erasure, also when the segments that those were about are gone.
         let erased = state.erasures.values().filter(|erasure| erasure.shard == shard).map(|erasure| erasure.before_seq);
+        let kept: Vec<&SummaryMeta> = state
+            .summaries
+            .values()
+            .filter(|meta| meta.shard == shard && !state.segments.contains_key(&meta.segment))
+            .collect();
+        // So must they be than what summaries tell of whose segments are gone.
+        let erased = erased.chain(kept.iter().map(|meta| meta.seq_max + 1));
         let next_seq = segments.iter().map(|s| s.meta.seq_max + 1).chain(erased).max().unwrap_or(1);
+        let kept = open_listed(storage, kept.into_iter(), &mut report.unreadable);
         let heads = match state.heads_files[shard as usize] {
             Some(number) => read_heads(&**storage, shard, number)?.into_iter().collect(),
             None => ProducerHeads::default(),
@@ -138,6 +149,7 @@ pub(crate) fn open(
             stopping: Arc::clone(stopping),
             compactor: poke.clone(),
         };
+        parts.view.replace_kept(&[], kept);
         let from = released(&manifest, shard);
         let replayed = replay_shard(shard, from, &parts, &mut flusher, &**clock, &mut report.unreadable)?;
         let mut log = LogWriter::resume(

@@ -7,12 +7,15 @@ use crate::error::Result;
 use crate::manifest::{Erasure, ManifestState, SegmentMeta};
 use crate::scan::{Mask, Source};
 use crate::segment::DeviceBlocks;
+use crate::summary::{Step, SummaryMeta};
 
 /// What is gone in one shard at one moment. A device without an erasure costs a look-up, and none while there is no erasure.
 #[derive(Clone, Debug, Default)]
 pub struct Masks {
     devices: HashMap<Arc<str>, Vec<Erasure>>,
     cut_offs: HashMap<Arc<str>, i64>,
+    /// Steps that tables keep beyond their rows.
+    kept_steps: HashMap<Arc<str>, Vec<Step>>,
     highest: u64,
 }
 
@@ -21,6 +24,7 @@ impl Masks {
     pub fn new(state: &ManifestState, shard: u32) -> Self {
         let mut masks = Self {
             cut_offs: state.cut_offs.iter().map(|(table, time)| (table.clone(), *time)).collect(),
+            kept_steps: state.retention.iter().map(|(table, kept)| (table.clone(), kept.kept_steps())).collect(),
             ..Self::default()
         };
         for erasure in state.erasures.values().filter(|erasure| erasure.shard == shard) {
@@ -33,6 +37,11 @@ impl Masks {
     /// First time that `table` still has; `i64::MIN` when nothing is cut off.
     pub fn cut_off(&self, table: &str) -> i64 {
         self.cut_offs.get(table).copied().unwrap_or(i64::MIN)
+    }
+
+    /// The steps that `table` keeps beyond its rows.
+    pub fn kept_steps(&self, table: &str) -> &[Step] {
+        self.kept_steps.get(table).map_or(&[], |steps| steps)
     }
 
     /// The erasures of the shard, in no order.
@@ -69,6 +78,17 @@ impl Masks {
         match self.devices.get(device) {
             None => Mask::default(),
             Some(erasures) => Mask::new(erasures.iter().filter(|e| applies(e, meta)).map(Erasure::span).collect()),
+        }
+    }
+
+    /// The times at which rows of `device` are deleted of which a summary tells whose segment is gone.
+    pub fn mask_kept(&self, meta: &SummaryMeta, device: &str) -> Mask {
+        match self.devices.get(device) {
+            None => Mask::default(),
+            Some(erasures) => {
+                let older = erasures.iter().filter(|e| e.covers_table(&meta.table) && meta.seq_max < e.before_seq);
+                Mask::new(older.map(Erasure::span).collect())
+            }
         }
     }
 

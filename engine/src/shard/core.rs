@@ -19,7 +19,7 @@ use crate::catalog::Catalog;
 use crate::config::EngineConfig;
 use crate::device_log::{LogWriter, RecordHead};
 use crate::error::{Error, Refusal, RefusalCode, Result};
-use crate::limits::{DISK_RESERVE_BYTES, FROZEN_MEMTABLES_MAX, GROUP_BATCHES_MAX, GROUP_BYTES_MAX};
+use crate::limits::{DISK_RESERVE_BYTES, FROZEN_MEMTABLES_MAX, GROUP_BATCHES_MAX, GROUP_BYTES_MAX, REFUSED_MEMORY_NS};
 use crate::memtable::Memtable;
 use crate::quarantine;
 use crate::storage::Storage;
@@ -50,12 +50,20 @@ pub struct ShardCore {
     staged_heads: HashMap<ProducerId, SeqNo>,
     /// Numbers that were refused and may come again, by producer: a later one waits for them all. In memory only: after a
     /// restart no head has passed them.
-    refused: HashMap<ProducerId, BTreeSet<SeqNo>>,
+    refused: HashMap<ProducerId, Refused>,
     /// When the active memtable got its first row.
     active_since_ns: Option<i64>,
     /// Bytes that the log had written at the last seal.
     log_bytes_at_seal: u64,
     poisoned: Option<String>,
+}
+
+/// What one producer has to send again.
+#[derive(Default)]
+struct Refused {
+    numbers: BTreeSet<SeqNo>,
+    /// When the last of them arrived, by the node's clock.
+    received_ns: i64,
 }
 
 struct Staged {
@@ -284,7 +292,7 @@ impl ShardCore {
         if let Some(cause) = &self.poisoned {
             return Some(poisoned(self.shard, cause));
         }
-        let first = *self.refused.get(&producer)?.first()?;
+        let first = *self.refused.get(&producer)?.numbers.first()?;
         (seq > first).then(|| {
             Refusal::new(
                 RefusalCode::AfterRefused,
@@ -295,7 +303,9 @@ impl ShardCore {
 
     fn refuse(&mut self, append: &Append, refusal: Refusal) {
         if refusal.code.retryable() {
-            self.refused.entry(append.producer).or_default().insert(append.seq);
+            let refused = self.refused.entry(append.producer).or_default();
+            refused.numbers.insert(append.seq);
+            refused.received_ns = refused.received_ns.max(append.received_ns);
             self.stats.waiting_producers.set(self.refused.len() as u64);
         }
         self.stats.refused_batches.add(1);
@@ -304,13 +314,21 @@ impl ShardCore {
 
     /// Batch `seq` will not come again: it was refused for good before it reached this shard.
     pub fn skip(&mut self, producer: ProducerId, seq: SeqNo) {
-        if let Some(numbers) = self.refused.get_mut(&producer) {
-            numbers.remove(&seq);
-            if numbers.is_empty() {
+        if let Some(refused) = self.refused.get_mut(&producer) {
+            refused.numbers.remove(&seq);
+            if refused.numbers.is_empty() {
                 self.refused.remove(&producer);
                 self.stats.waiting_producers.set(self.refused.len() as u64);
             }
         }
+    }
+
+    /// Producers that have been silent for so long that no lane of theirs is left begin anew: whoever resumes is told the
+    /// last settled number, and sends what comes after it in order.
+    fn forget_refused(&mut self, now_ns: i64) {
+        let oldest = now_ns.saturating_sub(REFUSED_MEMORY_NS);
+        self.refused.retain(|_, refused| refused.received_ns >= oldest);
+        self.stats.waiting_producers.set(self.refused.len() as u64);
     }
 
     /// Stops the shard for good: what the disk holds is unknown.
@@ -353,6 +371,7 @@ impl ShardCore {
             heads.prune(now_ns);
             heads.clone()
         };
+        self.forget_refused(now_ns);
         self.active_since_ns = None;
         self.log_bytes_at_seal = self.log.stats().bytes_written;
         self.stats.memtable_bytes.set(0);

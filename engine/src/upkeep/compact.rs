@@ -19,6 +19,7 @@ use crate::limits::COMPACTION_LEVEL_MAX;
 use crate::manifest::{Edit, Manifest};
 use crate::shard::{LiveSegment, ShardStats, SharedView};
 use crate::storage::Storage;
+use crate::summary::LiveSummary;
 
 /// Merges one shard's segments.
 pub struct Compactor {
@@ -89,6 +90,7 @@ impl Compactor {
             seq_min: least(|s| s.meta.seq_min),
             seq_max: inputs.iter().map(|s| s.meta.seq_max).max().unwrap_or(0),
             clean: least(|s| s.meta.clean),
+            kept_steps: self.view.load().masks.kept_steps(table).to_vec(),
             created_ns: now_ns,
         };
         let mut outputs = Outputs::new(&self.storage, &self.numbers, spec);
@@ -110,7 +112,7 @@ impl Compactor {
             edits.extend(output.beside.iter().flat_map(|beside| beside.edits.iter().cloned()));
         }
         edits.extend(inputs.iter().map(|s| Edit::SegmentRemoved { id: s.meta.id }));
-        let opened = outputs.iter().map(|o| open_live(&self.storage, o.meta.clone())).collect::<Result<Vec<_>>>()?;
+        let opened = outputs.iter().map(|output| self.open(output)).collect::<Result<Vec<_>>>()?;
         self.manifest.lock().append(&edits)?;
         for segment in &opened {
             self.stats.compaction_bytes.add(segment.meta.bytes);
@@ -119,5 +121,9 @@ impl Compactor {
         let ids: Vec<u64> = inputs.iter().map(|s| s.meta.id).collect();
         self.view.replace_segments(&ids, opened);
         Ok(())
+    }
+    fn open(&self, output: &super::output::Finished) -> Result<Arc<LiveSegment>> {
+        let summaries = output.summaries().map(|meta| LiveSummary::open(&self.storage, meta.clone()));
+        Ok(open_live(&self.storage, output.meta.clone())?.with_summaries(summaries.collect::<Result<_>>()?))
     }
 }
