@@ -4,7 +4,7 @@ mod devices;
 
 use std::sync::Arc;
 
-use crate::catalog::Catalog;
+use crate::catalog::{self, Tables};
 use crate::erase::Masks;
 use crate::error::Result;
 use crate::memory::{Class, Held, MemoryBudget};
@@ -31,7 +31,7 @@ pub use devices::{DeviceInfo, DevicePages};
 #[derive(Clone)]
 pub struct Snapshot {
     pub(crate) shards: Arc<Vec<Arc<ShardView>>>,
-    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) tables: Arc<Tables>,
     pub(crate) memory: Arc<MemoryBudget>,
     pub(crate) attributes: Registry,
     pub(crate) cache: Arc<BlockCache>,
@@ -40,12 +40,12 @@ pub struct Snapshot {
 impl Snapshot {
     /// All tables, sorted by name; without those that keep rows in quarantine.
     pub fn tables(&self) -> Vec<Arc<TableSchema>> {
-        self.catalog.tables().into_iter().filter(|table| quarantine::table_of(&table.name).is_none()).collect()
+        catalog::sorted(&self.tables).into_iter().filter(|table| quarantine::table_of(&table.name).is_none()).collect()
     }
 
     /// One table's rows at this moment.
     pub fn table(&self, name: &str) -> Option<TableView> {
-        let schema = self.catalog.table(name)?;
+        let schema = Arc::clone(self.tables.get(name)?);
         let shards = self.shards.iter().map(|view| ShardTable::new(view, &schema.name)).collect();
         let (memory, cache) = (Arc::clone(&self.memory), Arc::clone(&self.cache));
         Some(TableView { schema, memory, shards: Arc::new(shards), cache })
@@ -170,7 +170,7 @@ impl TableView {
                 })?;
             }
             for (memtable, mark) in &shard.memtables {
-                for device in memtable.devices(&self.schema.name, *mark) {
+                for device in memtable.devices(&self.schema.name, *mark, shard.cut_off) {
                     visit(device.id, device.received_ns);
                 }
             }

@@ -70,14 +70,41 @@ impl DevicePages {
         let tables: Vec<TableView> = snapshot.tables().iter().filter_map(|table| snapshot.table(&table.name)).collect();
         let mut in_memory = Vec::new();
         for view in &tables {
-            for (memtable, mark) in view.shards.iter().flat_map(|shard| &shard.memtables) {
-                let mut devices = memtable.devices(&view.schema.name, *mark);
+            let memtables = view.shards.iter().flat_map(|shard| shard.memtables.iter().map(|m| (m, shard.cut_off)));
+            for ((memtable, mark), cut_off) in memtables {
+                let mut devices = memtable.devices(&view.schema.name, *mark, cut_off);
                 devices.sort_unstable_by(|a, b| a.id.cmp(&b.id));
                 in_memory.push(devices);
             }
         }
         let described = snapshot.attributes.packed();
         Self { snapshot: snapshot.clone(), tables, in_memory, described, after: Some(String::new()) }
+    }
+
+    /// Devices of which only summaries are left.
+    fn note_kept(&self, after: &str, page: &mut Page) -> Result<()> {
+        for shard in self.tables.iter().flat_map(|view| view.shards.iter()) {
+            for live in &shard.kept {
+                let (mut count, mut last) = (0, None);
+                live.summary.visit(&mut |id, entry| {
+                    if id <= after {
+                        return true;
+                    }
+                    // A damaged entry is found by whoever asks for its device, who can be told.
+                    if let Ok(entry) = entry {
+                        let (from, to) = entry.time_range();
+                        if shard.masks.mask_kept(&live.meta, id).left_of(from, to).next().is_some() {
+                            page.note(id.into(), Some(entry.received()));
+                        }
+                    }
+                    count += 1;
+                    last = Some(id.into());
+                    count < PAGE_DEVICES
+                })?;
+                page.read(count, last);
+            }
+        }
+        Ok(())
     }
 
     fn page(&self, after: &str) -> Result<Page> {
@@ -98,6 +125,7 @@ impl DevicePages {
                 page.read(count, last);
             }
         }
+        self.note_kept(after, &mut page)?;
         for devices in &self.in_memory {
             let rest = &devices[devices.partition_point(|device| *device.id <= *after)..];
             let part = &rest[..rest.len().min(PAGE_DEVICES)];

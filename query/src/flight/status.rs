@@ -44,9 +44,8 @@ pub(crate) fn engine_status(error: &Error) -> Status {
         Error::Io { .. } if error.is_disk_full() => Code::ResourceExhausted,
         Error::Memory(_) => Code::ResourceExhausted,
         Error::Io { .. } | Error::Poisoned { .. } | Error::Locked => Code::Unavailable,
+        Error::RowsGone { .. } => Code::OutOfRange,
         Error::Invalid(_) => Code::InvalidArgument,
-        // The question is sound, and other windows of the same time can be answered.
-        Error::RowsGone { .. } => Code::FailedPrecondition,
     };
     if code == Code::DataLoss {
         tracing::error!(%error, "damaged data met by a query");
