@@ -55,6 +55,6 @@ pub use recovery::RecoveryReport;
 pub use registry::{Attributes, Registry};
 pub use scan::{BlockCache, CacheFigures, NarrowRows, Part};
 pub use shard::{Append, AppendSink};
-pub use snapshot::{DeviceInfo, DevicePages, Snapshot, TableView};
+pub use snapshot::{DeviceInfo, DevicePages, Newest, Snapshot, TableView};
 pub use summary::{Step, StepField, StepPart, StepRows, StepSums, Stretch};
 pub use types::*;
