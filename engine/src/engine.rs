@@ -1,6 +1,5 @@
 //! Owns the whole: opening, the way in, the way out, closing; the work is in shards and upkeep.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
