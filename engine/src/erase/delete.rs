@@ -9,9 +9,9 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::limits::DEVICE_ID_BYTES_MAX;
 use crate::manifest::{Edit, Erasure, ManifestState};
+use crate::registry::Attributes;
 use crate::segment::{Segment, segment_name};
 use crate::shard::ShardView;
-use crate::snapshot::Attributes;
 use crate::storage::Storage;
 use crate::summary::{Summary, summary_name};
 use crate::upkeep::flush::Flusher;
@@ -74,7 +74,7 @@ impl Engine {
         }
         waits.into_iter().try_for_each(|wait| wait.wait())?;
         for delete in deletes.iter().filter(|delete| delete.is_whole_device()) {
-            if self.attributes.read().contains_key(&delete.device) {
+            if self.attributes.read().contains(&delete.device) {
                 self.set_attributes(&delete.device, Attributes::new())?;
             }
         }
