@@ -46,7 +46,7 @@ pub mod verify;
 
 pub use config::EngineConfig;
 pub use engine::{Engine, ShardFigures};
-pub use erase::Delete;
+pub use erase::{Delete, TableFigures};
 pub use error::{Error, Refusal, RefusalCode, Result};
 pub use manifest::{Erasure, Retention};
 pub use recovery::RecoveryReport;

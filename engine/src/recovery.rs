@@ -232,7 +232,9 @@ fn replay_shard(
             }
         };
         let view = parts.view.load();
-        view.active.publish(batches.into_iter().map(|(batch, schema)| (batch, schema, record.received_ns)));
+        let kept = batches.into_iter().map(|(batch, schema)| (view.masks.without_expired(batch).0, schema));
+        let kept = kept.filter(|(batch, _)| !batch.times.is_empty());
+        view.active.publish(kept.map(|(batch, schema)| (batch, schema, record.received_ns)));
         parts.heads.write().advance(record.producer, record.seq, record.received_ns);
         if view.active.bytes() >= part_bytes {
             let heads = parts.heads.read().clone();

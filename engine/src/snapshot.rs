@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::catalog::Catalog;
+use crate::catalog::{self, Tables};
 use crate::erase::Masks;
 use crate::error::Result;
 use crate::memory::{Class, Held, MemoryBudget};
@@ -30,7 +30,7 @@ fn rows_bytes(rows: &Rows) -> u64 {
 #[derive(Clone)]
 pub struct Snapshot {
     pub(crate) shards: Arc<Vec<Arc<ShardView>>>,
-    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) tables: Arc<Tables>,
     pub(crate) memory: Arc<MemoryBudget>,
     pub(crate) attributes: Arc<HashMap<Arc<str>, Arc<Attributes>>>,
     pub(crate) cache: Arc<BlockCache>,
@@ -52,12 +52,12 @@ pub struct DeviceInfo {
 impl Snapshot {
     /// All tables, sorted by name; without those that keep rows in quarantine.
     pub fn tables(&self) -> Vec<Arc<TableSchema>> {
-        self.catalog.tables().into_iter().filter(|table| quarantine::table_of(&table.name).is_none()).collect()
+        catalog::sorted(&self.tables).into_iter().filter(|table| quarantine::table_of(&table.name).is_none()).collect()
     }
 
     /// One table's rows at this moment.
     pub fn table(&self, name: &str) -> Option<TableView> {
-        let schema = self.catalog.table(name)?;
+        let schema = Arc::clone(self.tables.get(name)?);
         let shards = self.shards.iter().map(|view| ShardTable::new(view, &schema.name)).collect();
         let (memory, cache) = (Arc::clone(&self.memory), Arc::clone(&self.cache));
         Some(TableView { schema, memory, shards: Arc::new(shards), cache })
@@ -194,7 +194,7 @@ impl TableView {
                 })?;
             }
             for (memtable, mark) in &shard.memtables {
-                for device in memtable.devices(&self.schema.name, *mark) {
+                for device in memtable.devices(&self.schema.name, *mark, shard.cut_off) {
                     visit(device.id, device.received_ns);
                 }
             }

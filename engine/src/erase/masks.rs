@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::manifest::{Erasure, ManifestState, SegmentMeta};
 use crate::scan::{Mask, Source};
 use crate::segment::DeviceBlocks;
+use crate::shard::LiveSegment;
 use crate::summary::{Step, SummaryMeta};
 
 /// What is gone in one shard at one moment. A device without an erasure costs a look-up, and none while there is no erasure.
@@ -55,18 +56,26 @@ impl Masks {
         self.highest.max(least)
     }
 
-    /// Whether a merge of this segment would leave rows out on account of an erasure. Reads the segment's index for each
-    /// erasure that may hold for it.
+    /// Whether a merge of this segment would leave out rows that were deleted before `created_before_ns`.
     ///
     /// # Errors
     /// A damaged index.
-    pub fn has_work(&self, meta: &SegmentMeta, mut holds: impl FnMut(&str) -> Result<bool>) -> Result<bool> {
-        for erasure in self.erasures() {
-            if applies(erasure, meta) && holds(&erasure.device)? {
+    pub fn has_work(&self, live: &LiveSegment, created_before_ns: i64) -> Result<bool> {
+        let due = |erasure: &&Erasure| erasure.created_ns <= created_before_ns && applies(erasure, &live.meta);
+        for erasure in self.erasures().filter(due) {
+            if has_rows(erasure, live)? {
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// Which part of the segment's time lies before its table's cut-off.
+    pub fn cut_share(&self, meta: &SegmentMeta) -> f64 {
+        let cut_off = self.cut_off(&meta.table);
+        let before = cut_off as f64 - meta.time_min as f64;
+        let all = (meta.time_max as f64 - meta.time_min as f64).max(1.0);
+        if cut_off <= meta.time_min { 0.0 } else { (before / all).min(1.0) }
     }
 
     /// The times at which rows of `device` in the segment `meta` are deleted. Says nothing of cut-offs: those hold for every
@@ -137,4 +146,11 @@ pub(super) fn applies(erasure: &Erasure, meta: &SegmentMeta) -> bool {
         && meta.time_min <= last
         && meta.time_max >= first
         && erasure.covers_table(&meta.table)
+}
+
+/// Whether the segment has blocks of the device in the time of the erasure; says nothing of whether it applies.
+pub(super) fn has_rows(erasure: &Erasure, live: &LiveSegment) -> Result<bool> {
+    let (first, last) = erasure.span();
+    let blocks = live.segment.find(&erasure.device)?;
+    Ok(blocks.is_some_and(|blocks| !blocks.overlapping(first, last).is_empty()))
 }

@@ -23,6 +23,11 @@ pub struct LiveSegment {
     pub segment: Arc<Segment>,
     /// Its steps, the longest first.
     pub summaries: Vec<Arc<LiveSummary>>,
+    file: Arc<StoredFile>,
+}
+
+/// The file of a segment, shared by all that was said of the segment in its time and that older snapshots hold.
+struct StoredFile {
     name: String,
     storage: Arc<dyn Storage>,
     replaced: AtomicBool,
@@ -31,7 +36,18 @@ pub struct LiveSegment {
 impl LiveSegment {
     /// Wraps an open segment that is stored as `name`.
     pub fn new(meta: SegmentMeta, segment: Arc<Segment>, name: String, storage: Arc<dyn Storage>) -> Arc<Self> {
-        Arc::new(Self { meta, segment, summaries: Vec::new(), name, storage, replaced: AtomicBool::new(false) })
+        let file = Arc::new(StoredFile { name, storage, replaced: AtomicBool::new(false) });
+        Arc::new(Self { meta, segment, summaries: Vec::new(), file })
+    }
+
+    /// The same segment after its table got another name.
+    fn renamed(&self, table: &Arc<str>) -> Arc<Self> {
+        Arc::new(Self {
+            meta: SegmentMeta { table: Arc::clone(table), ..self.meta.clone() },
+            segment: Arc::clone(&self.segment),
+            summaries: self.summaries.iter().map(|live| live.renamed(table)).collect(),
+            file: Arc::clone(&self.file),
+        })
     }
 
     /// The same segment with these summaries.
@@ -41,9 +57,7 @@ impl LiveSegment {
             meta: self.meta.clone(),
             segment: Arc::clone(&self.segment),
             summaries,
-            name: self.name.clone(),
-            storage: Arc::clone(&self.storage),
-            replaced: AtomicBool::new(false),
+            file: Arc::clone(&self.file),
         })
     }
 
@@ -55,11 +69,11 @@ impl LiveSegment {
 
     /// Says that the manifest no longer lists the segment, of which summaries may stay.
     pub fn mark_removed(&self) {
-        self.replaced.store(true, Ordering::Release);
+        self.file.replaced.store(true, Ordering::Release);
     }
 }
 
-impl Drop for LiveSegment {
+impl Drop for StoredFile {
     fn drop(&mut self) {
         if self.replaced.load(Ordering::Acquire)
             && let Err(error) = self.storage.remove(&self.name)
@@ -70,11 +84,14 @@ impl Drop for LiveSegment {
     }
 }
 
+/// Segments by table, oldest first.
+pub type SegmentMap = HashMap<Arc<str>, Vec<Arc<LiveSegment>>>;
+
 /// One moment of a shard: sources in log order are segments, then sealed memtables, then the active one.
 #[derive(Clone)]
 pub struct ShardView {
     /// Segments by table, oldest first.
-    pub segments: Arc<HashMap<Arc<str>, Vec<Arc<LiveSegment>>>>,
+    pub segments: Arc<SegmentMap>,
     /// Summaries by table that stand for segments that are gone, oldest first.
     pub kept: Arc<HashMap<Arc<str>, Vec<Arc<LiveSummary>>>>,
     /// What is gone for readers though segments still have it.
@@ -188,6 +205,50 @@ impl SharedView {
         self.change(|view| view.masks = masks);
     }
 
+    /// Takes the masks over and lets go of segments that the manifest removed, whose files go with their last reader.
+    pub fn cut_off(&self, state: &ManifestState, shard: u32, gone: &[u64]) {
+        let masks = Arc::new(Masks::new(state, shard));
+        self.change(|view| {
+            view.masks = masks;
+            let (old, kept): (Vec<_>, Vec<_>) = {
+                let all = view.segments.values().flatten().cloned();
+                all.partition(|s| gone.binary_search(&s.meta.id).is_ok())
+            };
+            if !old.is_empty() {
+                view.segments = Arc::new(by_table(kept));
+                old.iter().for_each(|s| s.mark_replaced());
+            }
+        });
+    }
+
+    /// Takes masks and segments over after a table was dropped or renamed. The memtables must be empty.
+    pub fn change_tables(&self, state: &ManifestState, shard: u32) {
+        let masks = Arc::new(Masks::new(state, shard));
+        self.change(|view| {
+            view.masks = masks;
+            let now = view.segments.values().flatten().filter_map(|live| match state.segments.get(&live.meta.id) {
+                Some(meta) if meta.table == live.meta.table => Some(Arc::clone(live)),
+                Some(meta) => Some(live.renamed(&meta.table)),
+                None => {
+                    live.mark_replaced();
+                    None
+                }
+            });
+            view.segments = Arc::new(by_table(now.collect()));
+            let kept = view.kept.values().flatten().filter_map(|live| {
+                match state.summaries.get(&(live.meta.segment, live.meta.id)) {
+                    Some(meta) if meta.table == live.meta.table => Some(Arc::clone(live)),
+                    Some(meta) => Some(live.renamed(&meta.table)),
+                    None => {
+                        live.mark_replaced();
+                        None
+                    }
+                }
+            });
+            view.kept = Arc::new(kept_by_table(kept.collect()));
+        });
+    }
+
     fn change(&self, edit: impl FnOnce(&mut ShardView)) {
         let mut current = self.current.write();
         let mut view = ShardView::clone(&current);
@@ -197,8 +258,8 @@ impl SharedView {
 }
 
 /// Groups segments by table, each in log order.
-fn by_table(segments: Vec<Arc<LiveSegment>>) -> HashMap<Arc<str>, Vec<Arc<LiveSegment>>> {
-    let mut tables: HashMap<Arc<str>, Vec<Arc<LiveSegment>>> = HashMap::new();
+fn by_table(segments: Vec<Arc<LiveSegment>>) -> SegmentMap {
+    let mut tables = SegmentMap::new();
     for segment in segments {
         tables.entry(Arc::clone(&segment.meta.table)).or_default().push(segment);
     }

@@ -40,6 +40,8 @@ enum Command {
     Skip(ProducerId, SeqNo),
     /// Seal what is there; when it is in segments, do what is to be done then, and answer.
     Flush(Then, Sender<Result<()>>),
+    /// As a flush, then stand still until the other end of the channel goes.
+    Pause(Receiver<()>, Sender<Result<()>>),
     /// Refuse everything behind this, then end.
     Stop,
 }
@@ -122,6 +124,16 @@ impl ShardSender {
         Ok(FlushWait(answer))
     }
 
+    /// Puts everything that was acknowledged into segments, then stands still until the other end of `resumed` goes.
+    ///
+    /// # Errors
+    /// The shard is closed.
+    pub fn pause(&self, resumed: Receiver<()>) -> Result<FlushWait> {
+        let (reply, answer) = bounded(1);
+        self.0.send(Command::Pause(resumed, reply)).map_err(|_| closed())?;
+        Ok(FlushWait(answer))
+    }
+
     /// Batches in the queue.
     pub fn queued(&self) -> usize {
         self.0.len()
@@ -135,6 +147,19 @@ impl FlushWait {
     /// The failure that kept the rows from the disk, or that of what was to be done then.
     pub fn wait(self) -> Result<()> {
         self.0.recv().map_err(|_| closed())?
+    }
+
+    /// As [`Self::wait`], until `deadline`.
+    ///
+    /// # Errors
+    /// As [`Self::wait`], and when it takes longer.
+    pub fn wait_until(self, deadline: Instant) -> Result<()> {
+        self.0.recv_deadline(deadline).map_err(|error| match error {
+            RecvTimeoutError::Disconnected => closed(),
+            RecvTimeoutError::Timeout => Error::Invalid(
+                "the shards could not write their rows in time; is the disk full? try again later".into(),
+            ),
+        })?
     }
 }
 
@@ -181,7 +206,7 @@ impl Worker {
                 Command::Append(append) => {
                     append.settle(Err(Refusal::new(RefusalCode::ShuttingDown, "the node is going down")));
                 }
-                Command::Flush(_, reply) => {
+                Command::Flush(_, reply) | Command::Pause(_, reply) => {
                     let _ = reply.send(Err(closed()));
                 }
                 Command::Skip(..) | Command::Stop => {}
@@ -203,6 +228,14 @@ impl Worker {
                     self.seal();
                     // The flusher ends only after this thread, so the barrier is always answered.
                     let _ = self.jobs.send(FlushJob::Barrier(then, reply));
+                }
+                Command::Pause(resumed, reply) => {
+                    self.commit();
+                    self.wait_for_room();
+                    self.seal();
+                    let _ = self.jobs.send(FlushJob::Barrier(Box::new(|_| Ok(())), reply));
+                    // Nothing is ever sent: the end of the channel is the sign.
+                    let _ = resumed.recv();
                 }
                 Command::Stop => {
                     self.commit();

@@ -28,6 +28,16 @@ impl LiveSummary {
         Ok(Arc::new(Self { meta, summary, storage: Arc::clone(storage), replaced: AtomicBool::new(false) }))
     }
 
+    /// The same summary after its table got another name. What older snapshots hold stays readable when this one's file goes.
+    pub(crate) fn renamed(&self, table: &Arc<str>) -> Arc<Self> {
+        Arc::new(Self {
+            meta: SummaryMeta { table: Arc::clone(table), ..self.meta.clone() },
+            summary: Arc::clone(&self.summary),
+            storage: Arc::clone(&self.storage),
+            replaced: AtomicBool::new(false),
+        })
+    }
+
     /// Says that the manifest no longer lists it: the file is removed when the last query lets go.
     pub fn mark_replaced(&self) {
         self.replaced.store(true, Ordering::Release);

@@ -15,6 +15,7 @@ pub mod client;
 mod connection;
 mod descriptor;
 mod engine_store;
+mod erase;
 mod plan;
 mod put;
 mod rows;
