@@ -206,12 +206,12 @@ async fn what_is_not_there_names_the_next_step() {
     assert_eq!(code, Code::Unimplemented);
     let (code, text) = words(flight().poll_flight_info(FlightDescriptor::new_cmd("{}")).await.unwrap_err());
     assert!(code == Code::Unimplemented && text.contains("GetFlightInfo"), "{text}");
-    let (code, text) = words(flight().do_action(Action::new("delete", "")).await.err().unwrap());
+    let (code, text) = words(flight().do_action(Action::new("rules.put", "")).await.err().unwrap());
     assert!(code == Code::Unimplemented && text.contains("this version has flush"), "{text}");
 
     let listed: Vec<_> = flight().list_actions().await.unwrap().try_collect().await.unwrap();
     let names: Vec<&str> = listed.iter().map(|a| a.r#type.as_str()).collect();
-    assert_eq!(names, ["flush", "compact", "stats", "devices", "describe"]);
+    assert_eq!(names[..5], ["flush", "compact", "stats", "devices", "describe"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
