@@ -474,12 +474,15 @@ fn set_validity(column: &mut Column, valid: &Bitmap) {
     column.validity = Some(valid.clone());
 }
 
+/// [`even_sum`] of a step, given the smallest and the largest integers of all steps.
+type EvenSum<'a> = dyn Fn(usize, &[i64], &[i64]) -> i64 + 'a;
+
 fn decode_doubles(
     cursor: &mut Cursor<'_>,
     flags: u8,
     count: usize,
     range: Range<usize>,
-    even: &dyn Fn(usize, &[i64], &[i64]) -> i64,
+    even: &EvenSum<'_>,
     out: &mut StepField,
 ) -> Result<(), Flaw> {
     let mut evens = vec![0; range.len()];
