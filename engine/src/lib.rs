@@ -52,6 +52,6 @@ pub use manifest::{Erasure, Retention};
 pub use recovery::RecoveryReport;
 pub use scan::{BlockCache, CacheFigures, NarrowRows, Part};
 pub use shard::{Append, AppendSink};
-pub use snapshot::{Attributes, DeviceInfo, Snapshot, TableView};
+pub use snapshot::{Attributes, DeviceInfo, Newest, Snapshot, TableView};
 pub use summary::{Step, StepField, StepPart, StepRows, StepSums, Stretch};
 pub use types::*;

@@ -1,7 +1,10 @@
 //! Owns one moment of the whole engine for readers; does not merge rows itself.
 
+mod newest;
+
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::catalog::{self, Tables};
 use crate::erase::Masks;
@@ -15,6 +18,8 @@ use crate::summary::plan::{StepQuestion, StepSource, plan_steps};
 use crate::summary::{LiveSummary, Step, Stretch};
 use crate::types::{FieldDef, Rows, TableSchema};
 use tidewell_codec::shard_of;
+
+pub use newest::Newest;
 
 /// Pairs of names and values that an operator gave a device.
 pub type Attributes = BTreeMap<String, String>;
@@ -116,6 +121,8 @@ struct ShardTable {
     masks: Arc<Masks>,
     /// First time that the table still has.
     cut_off: i64,
+    /// Places of `segments`, those that end last first; sorted when first needed.
+    newest_first: OnceLock<Vec<usize>>,
 }
 
 impl ShardTable {
@@ -136,7 +143,34 @@ impl ShardTable {
                 .collect(),
             masks: Arc::clone(&view.masks),
             cut_off: view.masks.cut_off(table),
+            newest_first: OnceLock::new(),
         }
+    }
+
+    fn newest_first(&self) -> &[usize] {
+        self.newest_first.get_or_init(|| {
+            let mut order: Vec<usize> = (0..self.segments.len()).collect();
+            order.sort_by_key(|&at| Reverse(self.segments[at].meta.time_max));
+            order
+        })
+    }
+
+    /// Each device of which only summaries are left, with its receive times; a device may come several times.
+    fn visit_kept(&self, visit: &mut impl FnMut(Arc<str>, (i64, i64))) -> Result<()> {
+        for live in &self.kept {
+            live.summary.visit(&mut |id, entry| match entry {
+                Ok(entry) => {
+                    let (first, last) = entry.time_range();
+                    if self.masks.mask_kept(&live.meta, id).left_of(first, last).next().is_some() {
+                        visit(Arc::from(id), entry.received());
+                    }
+                    true
+                }
+                // Found by whoever asks for this device, who can be told.
+                Err(_) => true,
+            })?;
+        }
+        Ok(())
     }
 
     /// Whether some summary may matter to a question that can use `steps`.
@@ -161,11 +195,34 @@ impl TableView {
     /// # Errors
     /// A damaged segment index.
     pub fn devices(&self) -> Result<Vec<Arc<str>>> {
-        let mut ids = Vec::new();
-        self.visit_devices(&mut |id, _| ids.push(id))?;
-        ids.sort_unstable();
+        let mut others = Vec::new();
+        for shard in self.shards.iter() {
+            shard.visit_kept(&mut |id, _| others.push(id))?;
+            for (memtable, mark) in &shard.memtables {
+                let devices = memtable.devices(&self.schema.name, *mark, shard.cut_off);
+                others.extend(devices.into_iter().map(|device| device.id));
+            }
+        }
+        // Ids in segments are compared where they lie; only those that are told are copied.
+        let mut ids: Vec<&str> = Vec::with_capacity(others.len());
+        for shard in self.shards.iter() {
+            for live in &shard.segments {
+                for entry in live.segment.devices() {
+                    let entry = entry?;
+                    // Directories need not be read where nothing is deleted.
+                    if !shard.masks.may_hide(&live.meta, entry.id())
+                        || shard.masks.leaves_rows(&live.meta, entry.id(), &entry.blocks()?)?
+                    {
+                        ids.push(entry.id());
+                    }
+                }
+            }
+        }
+        ids.extend(others.iter().map(|id| &**id));
+        // Stable, because it makes use of ids that are in order already.
+        ids.sort();
         ids.dedup();
-        Ok(ids)
+        Ok(ids.into_iter().map(Arc::from).collect())
     }
 
     /// Each device of each source, with its receive times; a device may come several times.
@@ -180,19 +237,7 @@ impl TableView {
                     }
                 }
             }
-            for live in &shard.kept {
-                live.summary.visit(&mut |id, entry| match entry {
-                    Ok(entry) => {
-                        let (first, last) = entry.time_range();
-                        if shard.masks.mask_kept(&live.meta, id).left_of(first, last).next().is_some() {
-                            visit(Arc::from(id), entry.received());
-                        }
-                        true
-                    }
-                    // Found by whoever asks for this device, who can be told.
-                    Err(_) => true,
-                })?;
-            }
+            shard.visit_kept(visit)?;
             for (memtable, mark) in &shard.memtables {
                 for device in memtable.devices(&self.schema.name, *mark, shard.cut_off) {
                     visit(device.id, device.received_ns);
@@ -202,13 +247,17 @@ impl TableView {
         Ok(())
     }
 
+    fn defs(&self, fields: &[usize]) -> Arc<[FieldDef]> {
+        fields.iter().map(|&field| self.schema.fields[field].clone()).collect()
+    }
+
     /// One device's rows of `[start_ns, end_ns)` as parts that are disjoint and in time order; the newest write of each
     /// field wins. `fields` are indexes into the schema; `end_ns == i64::MAX` has no end.
     ///
     /// # Errors
     /// A damaged segment index, or more rows in memtables than the memory for queries holds.
     pub fn scan(&self, device: &str, start_ns: i64, end_ns: i64, fields: &[usize]) -> Result<Vec<Part>> {
-        let defs: Arc<[FieldDef]> = fields.iter().map(|&field| self.schema.fields[field].clone()).collect();
+        let defs = self.defs(fields);
         let shard = self.shard_of(device);
         let start_ns = start_ns.max(shard.cut_off);
         let mut sources = Vec::new();
@@ -283,7 +332,7 @@ impl TableView {
         if end_ns == i64::MIN || start_ns > last_ns {
             return Ok(Vec::new());
         }
-        let defs: Arc<[FieldDef]> = fields.iter().map(|&field| self.schema.fields[field].clone()).collect();
+        let defs = self.defs(fields);
         let kept = shard.masks.kept_steps(&self.schema.name);
         let mut sources = Vec::new();
         for same_segment in shard.kept.chunk_by(|a, b| a.meta.segment == b.meta.segment) {

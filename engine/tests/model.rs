@@ -18,6 +18,8 @@ const DEVICES: [&str; 3] = ["truck_1", "truck_2", "pump/7"];
 #[derive(Clone, Debug)]
 enum Step {
     Append(Vec<Row>),
+    /// The same at times after all before.
+    AppendInOrder(Vec<Row>),
     /// The same batch again, as a device does that did not see the acknowledgement.
     Resend,
     Flush,
@@ -71,6 +73,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => proptest::collection::vec(row(), 1..40).prop_map(Step::Append),
         1 => Just(Step::Resend),
+        4 => proptest::collection::vec(row(), 1..40).prop_map(Step::AppendInOrder),
         2 => Just(Step::Flush),
         1 => Just(Step::Compact),
         1 => Just(Step::Reopen),
@@ -94,7 +97,7 @@ fn open(storage: &Memory) -> Engine {
 
 fn check(engine: &Engine, model: &Model) {
     for device in DEVICES {
-        for (start, end) in [(i64::MIN, i64::MAX), (50, 120), (0, 1)] {
+        for (start, end) in [(i64::MIN, i64::MAX), (50, 120), (0, 1), (1_200, 1_600)] {
             assert_eq!(
                 scan(engine, TABLE, device, start, end),
                 model.scan(TABLE, device, start, end),
@@ -116,7 +119,18 @@ proptest! {
         // Batches of one shard each: a client groups its devices, so each device is its own producer here.
         let mut seqs = [0u64; DEVICES.len()];
         let mut last: Option<(usize, Vec<Row>)> = None;
+        let mut next_time = 1_000;
         for step in steps {
+            let step = match step {
+                Step::AppendInOrder(mut rows) => {
+                    for row in &mut rows {
+                        row.time = next_time;
+                        next_time += 10;
+                    }
+                    Step::Append(rows)
+                }
+                step => step,
+            };
             let running = engine.as_ref().expect("an engine is open between steps");
             match step {
                 Step::Append(rows) => {
@@ -132,6 +146,7 @@ proptest! {
                         last = Some((index, rows));
                     }
                 }
+                Step::AppendInOrder(_) => unreachable!("it became an append"),
                 Step::Resend => {
                     if let Some((index, rows)) = &last {
                         send_rows(running, *index, seqs[*index], rows, &types);

@@ -113,6 +113,11 @@ impl Masks {
         if mask.is_empty() { Source::Blocks(blocks) } else { Source::Masked(blocks, mask) }
     }
 
+    /// Whether anything of `device` in the segment `meta` may be gone.
+    pub fn may_hide(&self, meta: &SegmentMeta, device: &str) -> bool {
+        self.cut_off(&meta.table) > meta.time_min || (!self.devices.is_empty() && self.devices.contains_key(device))
+    }
+
     /// Whether readers find a row of `device` in its blocks of the segment `meta`.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use tidewell_codec::{
     CodecError, Column, NarrowColumn, NarrowTimes, Tier, decode_column_into, decode_narrow, decode_times_into,
@@ -25,6 +25,8 @@ pub struct Segment {
     bytes: Mapped,
     header: Header,
     pub(super) trailer: Trailer,
+    /// A bit for each index page whose checksum was found good: the file does not change while it is mapped.
+    pages_checked: Box<[AtomicU64]>,
 }
 
 impl std::fmt::Debug for Segment {
@@ -70,7 +72,8 @@ impl Segment {
         let root_len = trailer_offset as u64 - trailer.root_offset;
         let root = checked(name, &bytes, trailer.root_offset, root_len)?;
         Root::new(root, trailer.pages).map_err(flawed(trailer.root_offset))?;
-        Ok(Arc::new(Self { name: name.to_owned(), header, trailer, bytes }))
+        let pages_checked = (0..trailer.pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        Ok(Arc::new(Self { name: name.to_owned(), header, trailer, bytes, pages_checked }))
     }
 
     /// The file, relative to the data directory.
@@ -166,7 +169,16 @@ impl Segment {
     /// Index page `at` and its offset.
     pub(super) fn page(&self, at: usize) -> Result<(Page<'_>, u64)> {
         let (offset, len) = self.root()?.page(at);
-        let page = Page::new(self.checked(offset, u64::from(len))?).map_err(self.flawed(offset))?;
+        let (word, bit) = (&self.pages_checked[at / 64], 1 << (at % 64));
+        let bytes = if word.load(Relaxed) & bit == 0 {
+            let bytes = self.checked(offset, u64::from(len))?;
+            word.fetch_or(bit, Relaxed);
+            bytes
+        } else {
+            // It was inside the file and had a checksum when it was checked.
+            &self.bytes[offset as usize..(offset + u64::from(len)) as usize - CRC_LEN]
+        };
+        let page = Page::new(bytes).map_err(self.flawed(offset))?;
         Ok((page, offset))
     }
 
