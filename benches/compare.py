@@ -65,7 +65,7 @@ def duckdb_times(lines):
         db = duckdb.connect(str(pathlib.Path(folder) / "fleet.duckdb"))
         db.execute("CREATE TABLE fleet AS SELECT * FROM rows")
         db.execute("CHECKPOINT")
-        start = db.execute("SELECT min(ts) FROM fleet").fetchone()[0]
+        start = db.execute("SELECT min(ts) FROM fleet").fetchall()[0][0]
         times = {}
         for name, sql in questions(start, start + 86_400_000).items():
             taken = []
