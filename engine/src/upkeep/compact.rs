@@ -58,6 +58,8 @@ pub struct Compactor {
     pub stopping: Arc<AtomicBool>,
     /// How fast background merges may write.
     pub throttle: Arc<Throttle>,
+    /// Rows from which on an output is full.
+    pub rows_max: u64,
     /// Merges that run.
     pub running: Running,
 }
@@ -223,6 +225,7 @@ impl Compactor {
             clean: masks.clean(least(|s| s.meta.clean)),
             kept_steps: masks.kept_steps(table).to_vec(),
             created_ns: now_ns,
+            rows_max: self.rows_max,
         };
         let throttle = (!due.urgent).then_some(&*self.throttle);
         let pace = Pace { throttle, stopping: &self.stopping };
