@@ -171,6 +171,7 @@ pub(crate) fn open(
             stats: Arc::clone(&parts.stats),
             stopping: Arc::clone(stopping),
             throttle: Arc::clone(&throttle),
+            rows_max: config.segment_rows_max,
             running: Running::default(),
         });
         let (view, heads, stats) = (Arc::clone(&parts.view), Arc::clone(&parts.heads), Arc::clone(&parts.stats));

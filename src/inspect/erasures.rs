@@ -14,7 +14,7 @@ use crate::output::rfc3339;
 pub(super) fn run(args: &InspectArgs, out: &mut impl Write) -> Result<u8> {
     let place = Place::find(&args.path, "manifest")?;
     let (state, _) = Manifest::inspect(&*place.storage)?;
-    let pending = pending_files(&*place.storage, &state).map_err(|error| anyhow!("inspect erasures: {error}"))?;
+    let pending = pending_files(&place.storage, &state).map_err(|error| anyhow!("inspect erasures: {error}"))?;
     let wanted =
         pending.iter().filter(|(erasure, _)| args.device.as_deref().is_none_or(|only| only == &*erasure.device));
     let mut count = 0;

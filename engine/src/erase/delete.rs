@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tidewell_codec::shard_of;
 
-use super::masks::{applies, applies_to_kept, has_rows};
+use super::masks::{applies, has_rows};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::limits::DEVICE_ID_BYTES_MAX;
@@ -13,7 +13,7 @@ use crate::registry::Attributes;
 use crate::segment::{Segment, segment_name};
 use crate::shard::ShardView;
 use crate::storage::Storage;
-use crate::summary::{Summary, summary_name};
+use crate::summary::{LiveSummary, summary_name};
 use crate::upkeep::flush::Flusher;
 
 /// Rows of one device that should go.
@@ -117,9 +117,7 @@ fn is_pending(erasure: &Erasure, view: &ShardView) -> bool {
         .values()
         .flatten()
         .any(|live| applies(erasure, &live.meta) && has_rows(erasure, &live.segment).unwrap_or(true))
-        || view.kept.values().flatten().any(|live| {
-            applies_to_kept(erasure, &live.meta) && live.summary.find(&erasure.device).map_or(true, |e| e.is_some())
-        })
+        || view.kept.values().flatten().any(|live| live.has_steps(erasure).unwrap_or(true))
 }
 
 /// Numbers of erasures that no file of the view needs any more. They are not needed by any later view either: what is
@@ -132,7 +130,7 @@ pub(super) fn finished(view: &ShardView) -> Vec<u64> {
 ///
 /// # Errors
 /// A damaged or missing file.
-pub fn pending_files(storage: &dyn Storage, state: &ManifestState) -> Result<Vec<(Erasure, Vec<String>)>> {
+pub fn pending_files(storage: &Arc<dyn Storage>, state: &ManifestState) -> Result<Vec<(Erasure, Vec<String>)>> {
     let mut all: Vec<(Erasure, Vec<String>)> =
         state.erasures.values().map(|erasure| (erasure.clone(), Vec::new())).collect();
     for meta in state.segments.values() {
@@ -140,7 +138,7 @@ pub fn pending_files(storage: &dyn Storage, state: &ManifestState) -> Result<Vec
             continue;
         }
         let name = segment_name(meta.id);
-        let segment = Segment::open(storage, &name)?;
+        let segment = Segment::open(&**storage, &name)?;
         for (erasure, files) in all.iter_mut().filter(|(erasure, _)| applies(erasure, meta)) {
             if has_rows(erasure, &segment)? {
                 files.push(name.clone());
@@ -148,14 +146,10 @@ pub fn pending_files(storage: &dyn Storage, state: &ManifestState) -> Result<Vec
         }
     }
     for meta in state.summaries.values().filter(|meta| !state.segments.contains_key(&meta.segment)) {
-        if !all.iter().any(|(erasure, _)| applies_to_kept(erasure, meta)) {
-            continue;
-        }
-        let name = summary_name(meta.id);
-        let summary = Summary::open(storage, &name)?;
-        for (erasure, files) in all.iter_mut().filter(|(erasure, _)| applies_to_kept(erasure, meta)) {
-            if summary.find(&erasure.device)?.is_some() {
-                files.push(name.clone());
+        let live = LiveSummary::open(storage, meta.clone())?;
+        for (erasure, files) in &mut all {
+            if live.has_steps(erasure)? {
+                files.push(summary_name(meta.id));
             }
         }
     }

@@ -58,6 +58,8 @@ pub struct Compactor {
     pub stopping: Arc<AtomicBool>,
     /// How fast background merges may write.
     pub throttle: Arc<Throttle>,
+    /// Rows from which on an output is full.
+    pub rows_max: u64,
     /// Merges that run.
     pub running: Running,
 }
@@ -78,7 +80,7 @@ impl Compactor {
     /// As [`Self::merge_flushed`].
     pub fn merge_partition(&self, now_ns: i64) -> Result<bool> {
         let _alone = self.running.partitions.lock();
-        self.run_first(now_ns, pick::partition, |live| live.meta.level > 0)
+        Ok(self.run_first(now_ns, pick::partition, |live| live.meta.level > 0)? || self.complete_steps(now_ns)?)
     }
 
     /// Brings all flushed segments into days and each day into one cold file, without rows that are gone for readers.
@@ -104,6 +106,7 @@ impl Compactor {
                 }
             }
         }
+        while self.complete_steps(now_ns)? {}
         Ok(())
     }
 
@@ -223,6 +226,7 @@ impl Compactor {
             clean: masks.clean(least(|s| s.meta.clean)),
             kept_steps: masks.kept_steps(table).to_vec(),
             created_ns: now_ns,
+            rows_max: self.rows_max,
         };
         let throttle = (!due.urgent).then_some(&*self.throttle);
         let pace = Pace { throttle, stopping: &self.stopping };

@@ -24,56 +24,38 @@ struct DeleteBody {
     end: Option<Time>,
 }
 
-/// How long something is kept: a number and a unit, a year having 365 days; or `forever`. `0` and null are what holds
-/// without a word: for ever for rows, as long as the rows for summaries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kept {
-    Default,
-    Forever,
-    Ns(u64),
-}
+/// How long something is kept: a number and a unit, a year having 365 days, or `forever`. `0` and null are for ever of rows,
+/// and of steps as long as their rows.
+#[derive(Clone, Copy)]
+struct Kept(Option<u64>);
 
-const DAY_NS: u64 = 86_400_000_000_000;
-const FOREVER: &str = "forever";
+/// What is written for `forever`.
+const FOREVER: u64 = i64::MAX as u64;
 
 impl Kept {
     fn parse(text: &str) -> Result<Self, String> {
-        if text == FOREVER {
-            return Ok(Self::Forever);
-        }
-        if text == "0" {
-            return Ok(Self::Default);
+        match text {
+            "0" => return Ok(Self(None)),
+            "forever" => return Ok(Self(Some(FOREVER))),
+            _ => {}
         }
         let years = text.strip_suffix('y').and_then(|years| years.parse::<u64>().ok());
         let ns = match years {
             Some(years) => years.checked_mul(365 * DAY_NS).filter(|ns| i64::try_from(*ns).is_ok()),
             None => Some(Length::parse(text)?.nanoseconds().unsigned_abs()),
         };
-        match ns {
-            Some(0) => Ok(Self::Default),
-            Some(ns) => Ok(Self::Ns(ns)),
-            None => Err(format!("`{text}` is longer than 64-bit nanoseconds can tell")),
-        }
-    }
-
-    fn of_rows(self) -> Option<u64> {
-        if let Self::Ns(ns) = self { Some(ns) } else { None }
-    }
-
-    fn of_summaries(self) -> Option<u64> {
-        match self {
-            Self::Default => None,
-            Self::Forever => Some(u64::MAX),
-            Self::Ns(ns) => Some(ns),
-        }
+        let ns = ns.ok_or_else(|| format!("`{text}` is longer than 64-bit nanoseconds can tell"))?;
+        Ok(Self((ns > 0).then_some(ns)))
     }
 }
+
+const DAY_NS: u64 = 86_400_000_000_000;
 
 impl<'de> Deserialize<'de> for Kept {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match Option::<String>::deserialize(deserializer)? {
             Some(text) => Self::parse(&text).map_err(de::Error::custom),
-            None => Ok(Self::Default),
+            None => Ok(Self(None)),
         }
     }
 }
@@ -143,12 +125,12 @@ pub(crate) fn delete(body: &[u8], store: &Arc<dyn Store>, caller: &Principal) ->
 pub(crate) fn set_retention(body: &[u8], store: &Arc<dyn Store>) -> Result<Results, Status> {
     let body: RetentionBody = parse("retention.set", body)?;
     let before = table(store, "retention.set", &body.table)?.retention;
-    let step = |given: Option<Kept>, before: Option<u64>| given.map_or(before, Kept::of_summaries);
+    let kept = |given: Option<Kept>, before: Option<u64>| given.map_or(before, |kept| kept.0);
     let retention = Retention {
-        raw_ns: body.raw.map_or(before.raw_ns, Kept::of_rows),
-        minute_ns: step(body.minute, before.minute_ns),
-        hour_ns: step(body.hour, before.hour_ns),
-        day_ns: step(body.day, before.day_ns),
+        raw_ns: kept(body.raw, before.raw_ns).filter(|ns| *ns != FOREVER),
+        minute_ns: kept(body.minute, before.minute_ns),
+        hour_ns: kept(body.hour, before.hour_ns),
+        day_ns: kept(body.day, before.day_ns),
     };
     store.set_retention(&body.table, retention).map_err(|error| engine_status(&error))?;
     Ok(one(&retention_json(&table(store, "retention.set", &body.table)?).into()))
@@ -216,8 +198,8 @@ fn retention_json(table: &TableFigures) -> Map<String, Value> {
 
 /// Whole days where it can, else the largest unit that is exact.
 fn length_text(ns: u64) -> String {
-    if ns == u64::MAX {
-        return FOREVER.to_owned();
+    if ns == FOREVER {
+        return "forever".to_owned();
     }
     if ns.is_multiple_of(DAY_NS) {
         return format!("{}d", ns / DAY_NS);
@@ -231,18 +213,16 @@ mod tests {
 
     #[test]
     fn what_is_kept_has_a_unit_or_is_for_ever() {
-        let ns = |text: &str| Kept::parse(text).map(Kept::of_summaries);
+        let ns = |text: &str| Kept::parse(text).map(|kept| kept.0);
         assert_eq!(ns("30d"), Ok(Some(30 * DAY_NS)));
         assert_eq!(ns("5y"), Ok(Some(5 * 365 * DAY_NS)));
-        assert_eq!((ns("0"), ns("0d")), (Ok(None), Ok(None)));
-        assert_eq!((ns(FOREVER), Kept::Forever.of_rows()), (Ok(Some(u64::MAX)), None));
-        assert_eq!(length_text(u64::MAX), FOREVER);
+        assert_eq!((ns("forever"), ns("0"), ns("0d")), (Ok(Some(FOREVER)), Ok(None), Ok(None)));
         for text in ["30", "y", "1mo", "-1d", "999999y", ""] {
             assert!(ns(text).is_err(), "{text}");
         }
         assert_eq!((length_text(30 * DAY_NS), length_text(DAY_NS / 2)), ("30d".to_owned(), "12h".to_owned()));
         let body: RetentionBody = serde_json::from_str(r#"{"table": "t", "raw": "1d", "1h": null}"#).unwrap();
-        assert_eq!(body.raw, Some(Kept::Ns(DAY_NS)));
-        assert_eq!((body.hour, body.day), (Some(Kept::Default), None));
+        assert_eq!(body.raw.map(|kept| kept.0), Some(Some(DAY_NS)));
+        assert_eq!((body.hour.map(|kept| kept.0), body.day.is_none()), (Some(None), true));
     }
 }
