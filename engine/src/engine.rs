@@ -1,12 +1,9 @@
 //! Owns the whole: opening, the way in, the way out, closing; the work is in shards and upkeep.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use crossbeam_channel::bounded;
 use parking_lot::{Mutex, RwLock};
 use tidewell_codec::{Batch, shard_of};
 
@@ -20,20 +17,21 @@ use crate::limits::{ATTRIBUTE_BYTES_MAX, DEVICE_ATTRIBUTES_MAX, DEVICE_ID_BYTES_
 use crate::manifest::{Edit, Manifest};
 use crate::quarantine;
 use crate::recovery::{self, RecoveryReport};
+use crate::registry::{Attributes, Registry};
 use crate::scan::BlockCache;
 use crate::shard::running::Shard;
 use crate::shard::{Append, ShardFigures};
-use crate::snapshot::{Attributes, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::storage::Storage;
 use crate::types::{ProducerId, SeqNo};
-use crate::upkeep::compact::Compactor;
+use crate::upkeep::Merges;
 
 /// An open data directory.
 pub struct Engine {
     config: Arc<EngineConfig>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) manifest: Arc<Mutex<Manifest>>,
-    pub(crate) attributes: RwLock<Arc<HashMap<Arc<str>, Arc<Attributes>>>>,
+    pub(crate) attributes: RwLock<Registry>,
     pub(crate) shards: Vec<Shard>,
     /// Held for writing while tables change in more than one place, so that a snapshot has all of it or nothing.
     pub(crate) moment: RwLock<()>,
@@ -42,8 +40,7 @@ pub struct Engine {
     pub(crate) keeper: Arc<Keeper>,
     keeper_thread: Mutex<Option<KeeperThread>>,
     cache: Arc<BlockCache>,
-    compaction: Arc<Compaction>,
-    compactor_thread: Mutex<Option<JoinHandle<()>>>,
+    merges: Merges,
     /// Held while quarantined rows are released.
     pub(crate) releasing: Mutex<()>,
     stopping: Arc<AtomicBool>,
@@ -56,11 +53,6 @@ pub struct Engine {
 
 /// Damaged places that a report names one by one.
 const DAMAGE_SHOWN_MAX: usize = 100;
-
-/// All shards' compactors; one merge runs at a time.
-pub(crate) struct Compaction {
-    compactors: Mutex<Vec<Compactor>>,
-}
 
 impl Engine {
     /// Opens the data directory behind `storage`, replays what segments do not cover, and starts the shards.
@@ -81,12 +73,10 @@ impl Engine {
         let stopping = Arc::new(AtomicBool::new(false));
         let (poke, poked) = bounded(1);
         let opened = recovery::open(&storage, &config, &clock, &stopping, &poke)?;
-        let compaction = Arc::new(Compaction { compactors: Mutex::new(opened.compactors) });
-        let compactor_thread = if config.compaction {
-            Some(start_compactor(Arc::clone(&compaction), poked, Arc::clone(&stopping), Arc::clone(&clock)))
-        } else {
-            None
-        };
+        let merges = Merges::new(opened.compactors, Arc::clone(&stopping));
+        if config.compaction {
+            merges.start(poked, &clock);
+        }
         let views = opened.shards.iter().map(|shard| Arc::clone(&shard.view)).collect();
         let keeper = Arc::new(Keeper::new(Arc::clone(&opened.manifest), views, Arc::clone(&clock)));
         let keeper_thread = config.compaction.then(|| KeeperThread::start(Arc::clone(&keeper)));
@@ -95,15 +85,14 @@ impl Engine {
             config: opened.config,
             catalog: opened.catalog,
             manifest: opened.manifest,
-            attributes: RwLock::new(Arc::new(opened.attributes)),
+            attributes: RwLock::new(opened.attributes),
             shards: opened.shards,
             moment: RwLock::new(()),
             changing_tables: Mutex::new(()),
             keeper,
             keeper_thread: Mutex::new(keeper_thread),
             cache,
-            compaction,
-            compactor_thread: Mutex::new(compactor_thread),
+            merges,
             releasing: Mutex::new(()),
             stopping,
             clock,
@@ -192,7 +181,7 @@ impl Engine {
             shards: Arc::new(self.shards.iter().map(|s| s.view.load()).collect()),
             tables: self.catalog.load(),
             memory: Arc::clone(&self.config.memory),
-            attributes: Arc::clone(&self.attributes.read()),
+            attributes: self.attributes.read().clone(),
             skipped: None,
             cache: Arc::clone(&self.cache),
         }
@@ -212,9 +201,16 @@ impl Engine {
     /// # Errors
     /// The first failed read or write.
     pub fn compact(&self) -> Result<()> {
-        let compactors = self.compaction.compactors.lock();
-        compactors.iter().try_for_each(|c| c.run_all(self.clock.now_ns()))?;
+        self.merges.run_all(self.clock.now_ns())?;
         self.keeper.keep()
+    }
+
+    /// Does all merges that are due now, as the background does when it gets to them.
+    ///
+    /// # Errors
+    /// The first failed read or write.
+    pub fn merge_due(&self) -> Result<()> {
+        self.merges.run_due(self.clock.now_ns())
     }
 
     /// Gives `device` these attributes in place of all that it had; none removes them.
@@ -242,15 +238,10 @@ impl Engine {
         }
         let pairs = Arc::new(pairs);
         let edit = Edit::Attributes { device: device.into(), pairs: Arc::clone(&pairs) };
-        self.manifest.lock().append(&[edit])?;
-        let mut attributes = self.attributes.write();
-        let mut all = HashMap::clone(&attributes);
-        if pairs.is_empty() {
-            all.remove(device);
-        } else {
-            all.insert(device.into(), pairs);
-        }
-        *attributes = Arc::new(all);
+        let mut manifest = self.manifest.lock();
+        manifest.append(&[edit])?;
+        // Under the manifest's lock, so that two changes cannot overtake each other.
+        *self.attributes.write() = manifest.state().attributes.clone();
         Ok(())
     }
 
@@ -294,11 +285,7 @@ impl Engine {
         for shard in &self.shards {
             shard.handle.lock().stop();
         }
-        if let Some(thread) = self.compactor_thread.lock().take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the compactor panicked");
-        }
+        self.merges.join();
         flushed
     }
 }
@@ -310,55 +297,6 @@ impl Drop for Engine {
         for shard in &self.shards {
             shard.handle.lock().stop();
         }
-        if let Some(thread) = self.compactor_thread.lock().take() {
-            let _ = thread.join();
-        }
+        self.merges.join();
     }
-}
-
-/// How long the compactor rests when it is not poked.
-const COMPACTOR_TICK: Duration = Duration::from_secs(1);
-/// How long a shard's merges rest after one failed: a damaged input or a full disk does not heal within a second.
-const COMPACTOR_PAUSE: Duration = Duration::from_secs(60);
-
-fn start_compactor(
-    compaction: Arc<Compaction>,
-    poked: Receiver<()>,
-    stopping: Arc<AtomicBool>,
-    clock: Arc<dyn Clock>,
-) -> JoinHandle<()> {
-    let body = move || {
-        // Merging gives way to ingest: the shard threads and the network run at the normal priority.
-        if let Err(error) = rustix::process::nice(15) {
-            tracing::debug!(%error, "the compactor keeps the normal priority");
-        }
-        let mut resume_at: HashMap<u32, Instant> = HashMap::new();
-        while !stopping.load(Ordering::Relaxed) {
-            match poked.recv_timeout(COMPACTOR_TICK) {
-                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
-            }
-            let mut more = true;
-            while more && !stopping.load(Ordering::Relaxed) {
-                more = false;
-                for compactor in compaction.compactors.lock().iter() {
-                    if resume_at.get(&compactor.shard).is_some_and(|&at| Instant::now() < at) {
-                        continue;
-                    }
-                    match compactor.run_once(clock.now_ns()) {
-                        Ok(done) => more |= done,
-                        Err(_) if stopping.load(Ordering::Relaxed) => {}
-                        Err(error) => {
-                            tracing::error!(shard = compactor.shard, %error, "a merge of segments failed; its inputs stay");
-                            resume_at.insert(compactor.shard, Instant::now() + COMPACTOR_PAUSE);
-                        }
-                    }
-                }
-            }
-        }
-    };
-    std::thread::Builder::new()
-        .name("compact".into())
-        .spawn(body)
-        .expect("the system starts threads when the node starts")
 }

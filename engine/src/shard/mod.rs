@@ -10,6 +10,6 @@ pub mod worker;
 
 pub use append::{Append, AppendSink};
 pub use heads::ProducerHeads;
-pub use running::ShardFigures;
+pub use running::{SEGMENT_LEVELS, ShardFigures};
 pub use stats::ShardStats;
 pub use view::{LiveSegment, ShardView, SharedView};

@@ -6,6 +6,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::worker::{ShardHandle, ShardSender};
 use super::{ProducerHeads, ShardStats, SharedView};
+use crate::limits::COMPACTION_LEVEL_MAX;
 
 /// What the engine keeps of a running shard.
 pub(crate) struct Shard {
@@ -51,6 +52,12 @@ pub struct ShardFigures {
     pub compactions: u64,
     /// Segment bytes written by merges.
     pub compaction_bytes: u64,
+    /// Rows written by merges.
+    pub compaction_rows: u64,
+    /// Segments that are left alone because a merge of them failed.
+    pub merges_failing: u64,
+    /// Live segments by level: flushed ones, then merged ones.
+    pub segments_by_level: [u64; SEGMENT_LEVELS],
     /// Waits of the shard for a flush.
     pub stalls: u64,
     /// Batches in the queue.
@@ -69,13 +76,25 @@ pub struct ShardFigures {
     pub segment_rows: u64,
 }
 
+/// Levels that segments are counted by.
+pub const SEGMENT_LEVELS: usize = COMPACTION_LEVEL_MAX as usize + 1;
+
+impl ShardFigures {
+    /// How many bytes flushes and merges wrote for each byte that a flush wrote; `None` before the first flush.
+    pub fn write_amplification(&self) -> Option<f64> {
+        (self.flush_bytes > 0).then(|| (self.flush_bytes + self.compaction_bytes) as f64 / self.flush_bytes as f64)
+    }
+}
+
 impl Shard {
     /// What it counts, now.
     pub(crate) fn figures(&self) -> ShardFigures {
         let view = self.view.load();
         let segments = view.segments.values().flatten();
         let (mut count, mut bytes, mut rows) = (0, 0, 0);
+        let mut by_level = [0; SEGMENT_LEVELS];
         for segment in segments {
+            by_level[usize::from(segment.meta.level).min(SEGMENT_LEVELS - 1)] += 1;
             count += 1;
             bytes += segment.meta.bytes;
             rows += segment.meta.rows;
@@ -98,6 +117,9 @@ impl Shard {
             flush_bytes: stats.flush_bytes.get(),
             compactions: stats.compactions.get(),
             compaction_bytes: stats.compaction_bytes.get(),
+            compaction_rows: stats.compaction_rows.get(),
+            merges_failing: stats.merges_failing.get(),
+            segments_by_level: by_level,
             stalls: stats.stalls.get(),
             queued: self.sender.queued() as u64,
             producers: self.heads.read().len() as u64,

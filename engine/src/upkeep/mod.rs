@@ -1,19 +1,23 @@
 //! Owns the work that keeps a shard small: memtables into segments, small segments into large ones.
 
+mod background;
 pub mod compact;
 mod days;
 pub mod flush;
 mod merge;
+mod order;
 mod output;
 mod pick;
+mod steps;
 mod stretch;
+mod throttle;
 
+pub(crate) use background::{Merges, Poke};
+pub use order::order_violations;
 pub use output::{Beside, MergeSink};
+pub use throttle::Throttle;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-
-/// Told by flushes that there may be work for merges.
-pub(crate) type Poke = crossbeam_channel::Sender<()>;
 
 /// Hands out numbers of new files and of erasures; a number that a crash left unused is never missed.
 #[derive(Debug)]

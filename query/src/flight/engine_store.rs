@@ -10,15 +10,15 @@ use tidewell_engine::clock::{Clock, SystemClock};
 use tidewell_engine::memory::MemoryBudget;
 use tidewell_engine::quarantine::{Quarantined, Released};
 use tidewell_engine::{
-    Append, DamageReport, Delete, DeviceInfo, Engine, Error, Refusal, Retention, ShardFigures, Skipped, Snapshot,
-    TableFigures, TableSchema,
+    Append, DamageReport, Delete, Engine, Error, Refusal, Retention, ShardFigures, Skipped, Snapshot, TableFigures,
+    TableSchema,
 };
 use tonic::Status;
 
 use super::answer::place_json;
 use super::auth::DeviceScope;
 use super::plan::plan;
-use super::store::{Plan, Store};
+use super::store::{DevicePages, Plan, Store};
 use crate::query::{CancelFlag, QueryLimits};
 use crate::request::{OnDamage, Request};
 
@@ -76,8 +76,8 @@ impl Store for EngineStore {
         }
     }
 
-    fn devices(&self) -> Result<Vec<DeviceInfo>, Error> {
-        self.served().devices()
+    fn devices(&self) -> DevicePages {
+        Box::new(self.served().device_pages())
     }
 
     fn quarantined(&self, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Quarantined>, Error> {
@@ -191,6 +191,10 @@ fn shard_json(shard: &ShardFigures) -> Value {
         "flush_bytes": shard.flush_bytes,
         "compactions": shard.compactions,
         "compaction_bytes": shard.compaction_bytes,
+        "compaction_rows": shard.compaction_rows,
+        "write_amplification": shard.write_amplification(),
+        "merges_failing": shard.merges_failing,
+        "segments_by_level": shard.segments_by_level,
         "stalls": shard.stalls,
         "queued": shard.queued,
         "producers": shard.producers,
