@@ -11,7 +11,7 @@ use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::EngineConfig;
 use crate::device_log::{LogConfig, LogWriter, ReplayReport, replay};
-use crate::engine::{Poke, Shard};
+use crate::engine::Shard;
 use crate::erase::Masks;
 use crate::error::{Error, Refusal, Result};
 use crate::limits::{FROZEN_MEMTABLES_MAX, SHARDS_MAX};
@@ -25,9 +25,9 @@ use crate::storage::Storage;
 use crate::summary::SummaryMeta;
 use crate::summary::live::open_listed;
 use crate::types::LogPosition;
-use crate::upkeep::FileNumbers;
-use crate::upkeep::compact::Compactor;
+use crate::upkeep::compact::{Compactor, Running};
 use crate::upkeep::flush::{Flusher, open_live};
+use crate::upkeep::{FileNumbers, Poke, Throttle};
 
 /// What opening found.
 #[derive(Debug, Default)]
@@ -114,6 +114,7 @@ pub(crate) fn open(
     }
     let mut shards = Vec::new();
     let mut compactors = Vec::new();
+    let throttle = Arc::new(Throttle::new(config.compaction_bytes_per_second));
     for (shard, segments) in (0..state.shard_count).zip(live) {
         // Rows to come are younger than every erasure, also when the segments that those were about are gone.
         let erased = state.erasures.values().filter(|erasure| erasure.shard == shard).map(|erasure| erasure.before_seq);
@@ -170,6 +171,8 @@ pub(crate) fn open(
             view: Arc::clone(&parts.view),
             stats: Arc::clone(&parts.stats),
             stopping: Arc::clone(stopping),
+            throttle: Arc::clone(&throttle),
+            running: Running::default(),
         });
         let (view, heads, stats) = (Arc::clone(&parts.view), Arc::clone(&parts.heads), Arc::clone(&parts.stats));
         let core = ShardCore::new(shard, parts, log, clock.now_ns());

@@ -5,15 +5,29 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
-use common::{Fields, Model, Row, StoppedClock, Value, batch, scan, send};
+use common::{Fields, Model, Row, Value, batch, scan, send};
 use proptest::prelude::*;
 use tidewell_codec::FieldType;
-use tidewell_engine::storage::Memory;
+use tidewell_engine::clock::Clock;
+use tidewell_engine::storage::{Memory, Storage};
+use tidewell_engine::verify::verify;
 use tidewell_engine::{Engine, EngineConfig};
 
 const TABLE: &str = "readings";
+/// Later than all rows but those of a wrong clock.
+const NOW: i64 = 1_000_000_000_000_000;
 const DEVICES: [&str; 3] = ["truck_1", "truck_2", "pump/7"];
+
+/// A clock that steps move.
+struct HandClock(AtomicI64);
+
+impl Clock for HandClock {
+    fn now_ns(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -24,6 +38,10 @@ enum Step {
     Resend,
     Flush,
     Compact,
+    /// Merge what is due now.
+    Merge,
+    /// Time passes: what came becomes quiet, days become closed.
+    Wait(i64),
     /// Close in good order and open again.
     Reopen,
     /// Lose everything that was not synced, open again.
@@ -76,15 +94,17 @@ fn step() -> impl Strategy<Value = Step> {
         4 => proptest::collection::vec(row(), 1..40).prop_map(Step::AppendInOrder),
         2 => Just(Step::Flush),
         1 => Just(Step::Compact),
+        3 => Just(Step::Merge),
+        1 => (0i64..200_000).prop_map(Step::Wait),
         1 => Just(Step::Reopen),
         1 => any::<u64>().prop_map(Step::Crash),
     ]
 }
 
-fn open(storage: &Memory) -> Engine {
+fn open(storage: &Memory, clock: &Arc<HandClock>) -> Engine {
     let config =
         EngineConfig { shards: Some(2), compaction: false, log_file_bytes: 16 << 10, ..EngineConfig::default() };
-    let clock = Arc::new(StoppedClock(i64::MAX / 2));
+    let clock = Arc::clone(clock) as Arc<dyn Clock>;
     let (engine, report) = Engine::open(Arc::new(storage.clone()), config, clock).expect("an undamaged store opens");
     // A torn tail is what a crash leaves; damage would be a lost record.
     assert!(
@@ -113,7 +133,8 @@ proptest! {
     #[test]
     fn engine_answers_like_a_naive_map(steps in proptest::collection::vec(step(), 1..30)) {
         let mut storage = Memory::new();
-        let mut engine = Some(open(&storage));
+        let clock = Arc::new(HandClock(AtomicI64::new(NOW)));
+        let mut engine = Some(open(&storage, &clock));
         let mut model = Model::default();
         let types = types();
         // Batches of one shard each: a client groups its devices, so each device is its own producer here.
@@ -157,19 +178,26 @@ proptest! {
                     running.flush().expect("memory has room");
                     running.compact().expect("memory has room");
                 }
+                Step::Merge => running.merge_due().expect("memory has room"),
+                Step::Wait(seconds) => {
+                    clock.0.fetch_add(seconds * 1_000_000_000, Ordering::Relaxed);
+                }
                 Step::Reopen => {
                     running.close().expect("memory has room");
                     engine = None;
-                    engine.replace(open(&storage));
+                    engine.replace(open(&storage, &clock));
                 }
                 Step::Crash(seed) => {
                     engine = None;
                     storage = storage.crash(seed);
-                    engine.replace(open(&storage));
+                    engine.replace(open(&storage, &clock));
                 }
             }
             check(engine.as_ref().expect("an engine is open between steps"), &model);
         }
+        drop(engine);
+        let report = verify(&(Arc::new(storage) as Arc<dyn Storage>)).expect("the manifest is whole");
+        prop_assert!(report.damage.is_empty(), "{:?}", report.damage);
     }
 }
 

@@ -8,7 +8,7 @@ mod snapshot;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tidewell_engine::{Error, FieldStats, Rows, Step, StepRows, TableSchema};
+use tidewell_engine::{Error, FieldStats, NarrowRows, Rows, Step, StepRows, TableSchema};
 
 /// Data of one moment. Cheap to clone.
 pub trait Source: Clone + Send + Sync + 'static {
@@ -76,6 +76,16 @@ pub trait Part: Send + 'static {
     fn stats(&self, field: usize) -> Option<FieldStats>;
     /// Replaces the content of `rows` by the times and the columns `which`; other columns are left empty.
     fn load_fields(&self, which: &[usize], rows: &mut Rows) -> Result<(), Error>;
+    /// Gives the columns `which` in narrow form; false when the part has none, and then it has to be loaded.
+    fn narrow(&self, which: &[usize], rows: &mut NarrowRows) -> Result<bool, Error> {
+        let _ = (which, rows);
+        Ok(false)
+    }
+    /// Adds the times to what [`Part::narrow`] gave.
+    fn narrow_times(&self, rows: &mut NarrowRows) -> Result<(), Error> {
+        let _ = rows;
+        Ok(())
+    }
 }
 
 /// Parts of one device, the newest first.

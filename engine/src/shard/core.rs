@@ -351,6 +351,14 @@ impl ShardCore {
         self.poisoned.is_some() || self.view.load().sealed.len() < FROZEN_MEMTABLES_MAX
     }
 
+    /// Flushed segments beyond the bound from which on the shard takes batches more slowly. None while no merge could
+    /// catch up.
+    pub fn flushed_segments_excess(&self) -> usize {
+        let merging = self.config.compaction && self.stats.merges_failing.get() == 0;
+        let flushed = usize::try_from(self.stats.flushed_segments.get()).unwrap_or(usize::MAX);
+        if merging { flushed.saturating_sub(self.config.flushed_segments_max) } else { 0 }
+    }
+
     /// Seals the active memtable; `None` when it has no row. Call between commits.
     pub fn seal(&mut self, now_ns: i64) -> Option<Sealed> {
         assert!(self.staged.is_empty(), "a seal between stage and commit would cut a group");

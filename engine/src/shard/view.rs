@@ -126,6 +126,13 @@ impl SharedView {
         Arc::clone(&self.current.read())
     }
 
+    /// Flushed segments that wait to be merged into days, of the table that has most.
+    pub fn flushed_segments(&self) -> u64 {
+        let view = self.load();
+        let count = |segments: &Vec<Arc<LiveSegment>>| segments.iter().filter(|s| s.meta.level == 0).count();
+        view.segments.values().map(count).max().unwrap_or(0) as u64
+    }
+
     /// Seals the active memtable and starts a new one; returns the sealed one.
     pub fn rotate(&self) -> Arc<Memtable> {
         let mut current = self.current.write();

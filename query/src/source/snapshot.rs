@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tidewell_engine::{Error, FieldStats, Rows, Snapshot, Step, StepPart, StepRows, TableSchema, TableView};
+use tidewell_engine::{
+    Error, FieldStats, NarrowRows, Rows, Snapshot, Step, StepPart, StepRows, TableSchema, TableView,
+};
 
 use super::{Newest, Part, Source, Steps, Stretch, Stretches, Table};
 
@@ -77,6 +79,14 @@ impl Part for tidewell_engine::Part {
 
     fn load_fields(&self, which: &[usize], rows: &mut Rows) -> Result<(), Error> {
         self.load_fields(which, rows)
+    }
+
+    fn narrow(&self, which: &[usize], rows: &mut NarrowRows) -> Result<bool, Error> {
+        self.narrow(which, rows)
+    }
+
+    fn narrow_times(&self, rows: &mut NarrowRows) -> Result<(), Error> {
+        self.narrow_times(rows)
     }
 }
 
