@@ -1,6 +1,5 @@
 //! Owns the whole: opening, the way in, the way out, closing; the work is in shards and upkeep.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -17,10 +16,11 @@ use crate::limits::{ATTRIBUTE_BYTES_MAX, COMPACTION_LEVEL_MAX, DEVICE_ATTRIBUTES
 use crate::manifest::{Edit, Manifest};
 use crate::quarantine;
 use crate::recovery::{self, RecoveryReport};
+use crate::registry::{Attributes, Registry};
 use crate::scan::BlockCache;
 use crate::shard::worker::ShardHandle;
 use crate::shard::{Append, ProducerHeads, ShardStats, SharedView};
-use crate::snapshot::{Attributes, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::storage::Storage;
 use crate::types::{ProducerId, SeqNo};
 use crate::upkeep::Merges;
@@ -30,7 +30,7 @@ pub struct Engine {
     config: Arc<EngineConfig>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) manifest: Arc<Mutex<Manifest>>,
-    pub(crate) attributes: RwLock<Arc<HashMap<Arc<str>, Arc<Attributes>>>>,
+    pub(crate) attributes: RwLock<Registry>,
     pub(crate) shards: Vec<Shard>,
     /// Held for writing while tables change in more than one place, so that a snapshot has all of it or nothing.
     pub(crate) moment: RwLock<()>,
@@ -157,7 +157,7 @@ impl Engine {
             config: opened.config,
             catalog: opened.catalog,
             manifest: opened.manifest,
-            attributes: RwLock::new(Arc::new(opened.attributes)),
+            attributes: RwLock::new(opened.attributes),
             shards: opened.shards,
             moment: RwLock::new(()),
             changing_tables: Mutex::new(()),
@@ -252,7 +252,7 @@ impl Engine {
             shards: Arc::new(self.shards.iter().map(|s| s.view.load()).collect()),
             tables: self.catalog.load(),
             memory: Arc::clone(&self.config.memory),
-            attributes: Arc::clone(&self.attributes.read()),
+            attributes: self.attributes.read().clone(),
             cache: Arc::clone(&self.cache),
         }
     }
@@ -308,15 +308,10 @@ impl Engine {
         }
         let pairs = Arc::new(pairs);
         let edit = Edit::Attributes { device: device.into(), pairs: Arc::clone(&pairs) };
-        self.manifest.lock().append(&[edit])?;
-        let mut attributes = self.attributes.write();
-        let mut all = HashMap::clone(&attributes);
-        if pairs.is_empty() {
-            all.remove(device);
-        } else {
-            all.insert(device.into(), pairs);
-        }
-        *attributes = Arc::new(all);
+        let mut manifest = self.manifest.lock();
+        manifest.append(&[edit])?;
+        // Under the manifest's lock, so that two changes cannot overtake each other.
+        *self.attributes.write() = manifest.state().attributes.clone();
         Ok(())
     }
 

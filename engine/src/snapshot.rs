@@ -1,9 +1,9 @@
 //! Owns one moment of the whole engine for readers; does not merge rows itself.
 
+mod devices;
 mod newest;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 
 use crate::catalog::{self, Tables};
@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::memory::{Class, Held, MemoryBudget};
 use crate::memtable::{Mark, Memtable};
 use crate::quarantine;
+use crate::registry::{Attributes, Registry};
 use crate::scan::{BlockCache, Part, Source, plan, sort_unique};
 use crate::shard::{LiveSegment, ShardView};
 use crate::summary::plan::{StepQuestion, StepSource, plan_steps};
@@ -21,9 +22,6 @@ use tidewell_codec::shard_of;
 
 pub use newest::Newest;
 
-/// Pairs of names and values that an operator gave a device.
-pub type Attributes = BTreeMap<String, String>;
-
 /// Rows that a scan copies out of memtables are counted from this size on.
 const COUNTED_BYTES_MIN: u64 = 256 << 10;
 
@@ -31,27 +29,16 @@ fn rows_bytes(rows: &Rows) -> u64 {
     (rows.times.len() * 8 + rows.columns.iter().map(|column| column.memory_bytes()).sum::<usize>()) as u64
 }
 
+pub use devices::{DeviceInfo, DevicePages};
+
 /// Segments and memtables of one moment. Cheap to clone; files go when the last holder leaves.
 #[derive(Clone)]
 pub struct Snapshot {
     pub(crate) shards: Arc<Vec<Arc<ShardView>>>,
     pub(crate) tables: Arc<Tables>,
     pub(crate) memory: Arc<MemoryBudget>,
-    pub(crate) attributes: Arc<HashMap<Arc<str>, Arc<Attributes>>>,
+    pub(crate) attributes: Registry,
     pub(crate) cache: Arc<BlockCache>,
-}
-
-/// A device as the node knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeviceInfo {
-    /// Its id.
-    pub id: Arc<str>,
-    /// What an operator said of it.
-    pub attributes: Arc<Attributes>,
-    /// When its first stored batch arrived, by the node's clock; `None` when it only has attributes.
-    pub first_seen_ns: Option<i64>,
-    /// When its last stored batch arrived.
-    pub last_seen_ns: Option<i64>,
 }
 
 impl Snapshot {
@@ -70,7 +57,7 @@ impl Snapshot {
 
     /// Attributes of `device`, if it has any.
     pub fn attributes(&self, device: &str) -> Option<Arc<Attributes>> {
-        self.attributes.get(device).cloned()
+        self.attributes.get(device).map(Arc::new)
     }
 
     /// Every device with rows or attributes, sorted by id.
@@ -78,28 +65,16 @@ impl Snapshot {
     /// # Errors
     /// A damaged segment index.
     pub fn devices(&self) -> Result<Vec<DeviceInfo>> {
-        let mut seen: BTreeMap<Arc<str>, Option<(i64, i64)>> = BTreeMap::new();
-        let mut note = |id: Arc<str>, received: (i64, i64)| {
-            let entry = seen.entry(id).or_default();
-            *entry = Some(entry.map_or(received, |e| (e.0.min(received.0), e.1.max(received.1))));
-        };
-        for table in self.tables() {
-            let Some(view) = self.table(&table.name) else { continue };
-            view.visit_devices(&mut note)?;
+        let mut all = Vec::new();
+        for page in self.device_pages() {
+            all.extend(page?);
         }
-        for id in self.attributes.keys() {
-            seen.entry(Arc::clone(id)).or_default();
-        }
-        let none = Arc::new(Attributes::new());
-        Ok(seen
-            .into_iter()
-            .map(|(id, received)| DeviceInfo {
-                attributes: self.attributes.get(&id).unwrap_or(&none).clone(),
-                first_seen_ns: received.map(|r| r.0),
-                last_seen_ns: received.map(|r| r.1),
-                id,
-            })
-            .collect())
+        Ok(all)
+    }
+
+    /// The same, some at a time: a node may know millions.
+    pub fn device_pages(&self) -> DevicePages {
+        DevicePages::new(self)
     }
 }
 

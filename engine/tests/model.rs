@@ -102,8 +102,13 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn open(storage: &Memory, clock: &Arc<HandClock>) -> Engine {
-    let config =
-        EngineConfig { shards: Some(2), compaction: false, log_file_bytes: 16 << 10, ..EngineConfig::default() };
+    let config = EngineConfig {
+        shards: Some(2),
+        compaction: false,
+        segment_rows_max: 20,
+        log_file_bytes: 16 << 10,
+        ..EngineConfig::default()
+    };
     let clock = Arc::clone(clock) as Arc<dyn Clock>;
     let (engine, report) = Engine::open(Arc::new(storage.clone()), config, clock).expect("an undamaged store opens");
     // A torn tail is what a crash leaves; damage would be a lost record.

@@ -9,8 +9,8 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::limits::DEVICE_ID_BYTES_MAX;
 use crate::manifest::{Edit, Erasure};
+use crate::registry::Attributes;
 use crate::shard::{LiveSegment, ShardView};
-use crate::snapshot::Attributes;
 use crate::upkeep::flush::Flusher;
 
 /// Rows of one device that should go.
@@ -71,7 +71,7 @@ impl Engine {
         }
         waits.into_iter().try_for_each(|wait| wait.wait())?;
         for delete in deletes.iter().filter(|delete| delete.is_whole_device()) {
-            if self.attributes.read().contains_key(&delete.device) {
+            if self.attributes.read().contains(&delete.device) {
                 self.set_attributes(&delete.device, Attributes::new())?;
             }
         }

@@ -159,6 +159,19 @@ impl Segment {
         Devices { segment: self, page_next: 0, page: None, slot: 0 }
     }
 
+    /// The devices behind `after` in ascending order, as [`Self::devices`].
+    ///
+    /// # Errors
+    /// A damaged root of the index.
+    pub fn devices_after<'a>(
+        self: &'a Arc<Self>,
+        after: &'a str,
+    ) -> Result<impl Iterator<Item = Result<DeviceEntry<'a>>> + 'a> {
+        let first = self.root()?.page_of(after.as_bytes()).map_err(self.flawed(self.trailer.root_offset))?;
+        let devices = Devices { segment: self, page_next: first.unwrap_or(0), page: None, slot: 0 };
+        Ok(devices.skip_while(move |entry| entry.as_ref().is_ok_and(|entry| entry.id() <= after)))
+    }
+
     pub(super) fn root(&self) -> Result<Root<'_>> {
         // The checksum was checked at open; bounds are checked again at every use.
         let end = self.trailer.file_len as usize - TRAILER_LEN - CRC_LEN;

@@ -133,6 +133,13 @@ impl SharedView {
         view.segments.values().map(count).max().unwrap_or(0) as u64
     }
 
+    /// The view of this moment without its memtables: a merge that held them would keep them in memory until it ends,
+    /// long after they were flushed.
+    pub fn load_files(&self) -> Arc<ShardView> {
+        let view = ShardView::clone(&self.current.read());
+        Arc::new(ShardView { sealed: Vec::new(), active: Arc::new(Memtable::default()), ..view })
+    }
+
     /// Seals the active memtable and starts a new one; returns the sealed one.
     pub fn rotate(&self) -> Arc<Memtable> {
         let mut current = self.current.write();

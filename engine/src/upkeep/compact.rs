@@ -58,6 +58,8 @@ pub struct Compactor {
     pub stopping: Arc<AtomicBool>,
     /// How fast background merges may write.
     pub throttle: Arc<Throttle>,
+    /// Rows from which on an output is full.
+    pub rows_max: u64,
     /// Merges that run.
     pub running: Running,
 }
@@ -87,17 +89,17 @@ impl Compactor {
     /// A failed read or write; what was merged before stays merged.
     pub fn run_all(&self, now_ns: i64) -> Result<()> {
         let _alone = (self.running.flushed.lock(), self.running.partitions.lock());
-        for table in tables(&self.view.load()) {
+        for table in tables(&self.view.load_files()) {
             loop {
-                let view = self.view.load();
+                let view = self.view.load_files();
                 let Some(due) = pick::flushed_all(&self.candidates(&view, &table, false), now_ns) else { break };
                 self.merge(&view, &table, &due, now_ns)?;
             }
-            let view = self.view.load();
+            let view = self.view.load_files();
             for due in pick::unfinished(&self.candidates(&view, &table, false), now_ns) {
                 self.merge(&view, &table, &due, now_ns)?;
             }
-            let view = self.view.load();
+            let view = self.view.load_files();
             for (live, candidate) in segments(&view, &table).iter().zip(self.candidates(&view, &table, false)) {
                 if view.masks.cut_share(&live.meta) > 0.0 || view.masks.has_work(live, i64::MAX)? {
                     self.merge(&view, &table, &pick::alone(&candidate), now_ns)?;
@@ -116,7 +118,7 @@ impl Compactor {
         mine: fn(&LiveSegment) -> bool,
     ) -> Result<bool> {
         // Inputs of a merge come from the same moment as the masks, or later deletes would be taken for done.
-        let view = self.view.load();
+        let view = self.view.load_files();
         let mut found = None;
         for table in tables(&view) {
             let candidates = self.candidates(&view, &table, true);
@@ -223,6 +225,7 @@ impl Compactor {
             clean: masks.clean(least(|s| s.meta.clean)),
             kept_steps: masks.kept_steps(table).to_vec(),
             created_ns: now_ns,
+            rows_max: self.rows_max,
         };
         let throttle = (!due.urgent).then_some(&*self.throttle);
         let pace = Pace { throttle, stopping: &self.stopping };

@@ -10,7 +10,7 @@ use super::FileNumbers;
 use super::days::Split;
 use super::throttle::Throttle;
 use crate::error::Result;
-use crate::limits::{COLD_BLOCK_ROWS, HOT_BLOCK_ROWS, SEGMENT_ROWS_MAX};
+use crate::limits::{COLD_BLOCK_ROWS, HOT_BLOCK_ROWS};
 use crate::manifest::{Edit, SegmentMeta};
 use crate::segment::{SegmentSpec, SegmentWriter, segment_name};
 use crate::storage::Storage;
@@ -77,6 +77,8 @@ pub struct OutputSpec {
     pub kept_steps: Vec<Step>,
     /// Time of the node's clock.
     pub created_ns: i64,
+    /// Rows from which on a file is full.
+    pub rows_max: u64,
 }
 
 /// A segment that was written, and what lies beside it.
@@ -309,7 +311,7 @@ impl<'a> Outputs<'a> {
         let full: Vec<i64> = self
             .open
             .iter()
-            .filter(|(_, output)| output.writer.rows() >= SEGMENT_ROWS_MAX)
+            .filter(|(_, output)| output.writer.rows() >= self.spec.rows_max)
             .map(|(at, _)| *at)
             .collect();
         full.into_iter().try_for_each(|start| self.finish_one(start))

@@ -9,14 +9,12 @@ use tidewell_codec::Batch;
 use tidewell_engine::clock::{Clock, SystemClock};
 use tidewell_engine::memory::MemoryBudget;
 use tidewell_engine::quarantine::{Quarantined, Released};
-use tidewell_engine::{
-    Append, Delete, DeviceInfo, Engine, Error, Refusal, Retention, ShardFigures, TableFigures, TableSchema,
-};
+use tidewell_engine::{Append, Delete, Engine, Error, Refusal, Retention, ShardFigures, TableFigures, TableSchema};
 use tonic::Status;
 
 use super::auth::DeviceScope;
 use super::plan::plan;
-use super::store::{Plan, Store};
+use super::store::{DevicePages, Plan, Store};
 use crate::query::{CancelFlag, QueryLimits};
 use crate::request::Request;
 
@@ -61,8 +59,8 @@ impl Store for EngineStore {
         }
     }
 
-    fn devices(&self) -> Result<Vec<DeviceInfo>, Error> {
-        self.engine.snapshot().devices()
+    fn devices(&self) -> DevicePages {
+        Box::new(self.engine.snapshot().device_pages())
     }
 
     fn quarantined(&self, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Quarantined>, Error> {
