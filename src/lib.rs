@@ -3,7 +3,7 @@
 //! - [`cli`]: commands and help; [`config`]: settings of a node; [`units`]: sizes and durations in words
 //! - [`serve`]: start order, stop order; [`admin`]: metrics and health over HTTP; [`telemetry`]: logs
 //! - [`load`], [`query`], [`cert`], [`inspect`]: the commands for data, questions, certificates, damage
-//! - [`quarantine`]: what an operator does about rows of a running node, by [`act`]ions
+//! - [`erase`], [`quarantine`]: what an operator does about rows of a running node, by [`act`]ions
 //! - [`demo`], [`mod@bench`]: the whole loop to look at, and to measure
 //! - [`connect`], [`last_node`], [`output`], [`failure`]: which node, printed how, ended how
 
@@ -19,6 +19,7 @@ pub mod cli;
 pub mod config;
 pub mod connect;
 pub mod demo;
+pub mod erase;
 pub mod failure;
 pub mod inspect;
 pub mod last_node;
@@ -53,6 +54,9 @@ pub fn run(cli: Cli) -> Result<u8> {
         )),
         Command::Demo(args) => runtime()?.block_on(demo::run(args)),
         Command::Load(args) => runtime()?.block_on(load::run(*args)),
+        Command::Delete(args) => runtime()?.block_on(erase::delete(args)),
+        Command::Retention(command) => runtime()?.block_on(erase::retention(command)),
+        Command::Table(command) => runtime()?.block_on(erase::table(command)),
         Command::Quarantine(command) => runtime()?.block_on(quarantine::run(command)),
         Command::Query(command) => runtime()?.block_on(query::run(*command)),
         Command::Bench(command) => runtime()?.block_on(bench::run(command)),

@@ -255,6 +255,7 @@ async fn open_engine(data_dir: &Path, config: &Config, memory: Arc<MemoryBudget>
         compaction: config.engine.compaction.0,
         compaction_bytes_per_second: config.engine.compaction_rate.0,
         flushed_segments_max: config.engine.flushed_segments_max.0 as usize,
+        ..EngineConfig::default()
     };
     let dir = data_dir.to_owned();
     let start = Instant::now();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::manifest::{Erasure, ManifestState, SegmentMeta};
 use crate::scan::{Mask, Source};
-use crate::segment::DeviceBlocks;
+use crate::segment::{DeviceBlocks, Segment};
 use crate::shard::LiveSegment;
 use crate::summary::{Step, SummaryMeta};
 
@@ -45,6 +45,12 @@ impl Masks {
         self.kept_steps.get(table).map_or(&[], |steps| steps)
     }
 
+    /// First time whose rows a rewrite of `table` carries on. Steps that outlive rows are made from whole files, so while a
+    /// table keeps some its files stay as they are until they go whole.
+    pub fn rewritten_from(&self, table: &str) -> i64 {
+        if self.kept_steps(table).is_empty() { self.cut_off(table) } else { i64::MIN }
+    }
+
     /// The erasures of the shard, in no order.
     pub fn erasures(&self) -> impl Iterator<Item = &Erasure> {
         self.devices.values().flatten()
@@ -63,7 +69,7 @@ impl Masks {
     pub fn has_work(&self, live: &LiveSegment, created_before_ns: i64) -> Result<bool> {
         let due = |erasure: &&Erasure| erasure.created_ns <= created_before_ns && applies(erasure, &live.meta);
         for erasure in self.erasures().filter(due) {
-            if has_rows(erasure, live)? {
+            if has_rows(erasure, &live.segment)? {
                 return Ok(true);
             }
         }
@@ -72,7 +78,7 @@ impl Masks {
 
     /// Which part of the segment's time lies before its table's cut-off.
     pub fn cut_share(&self, meta: &SegmentMeta) -> f64 {
-        let cut_off = self.cut_off(&meta.table);
+        let cut_off = self.rewritten_from(&meta.table);
         let before = cut_off as f64 - meta.time_min as f64;
         let all = (meta.time_max as f64 - meta.time_min as f64).max(1.0);
         if cut_off <= meta.time_min { 0.0 } else { (before / all).min(1.0) }
@@ -95,7 +101,7 @@ impl Masks {
         match self.devices.get(device) {
             None => Mask::default(),
             Some(erasures) => {
-                let older = erasures.iter().filter(|e| e.covers_table(&meta.table) && meta.seq_max < e.before_seq);
+                let older = erasures.iter().filter(|e| applies_to_kept(e, meta));
                 Mask::new(older.map(Erasure::span).collect())
             }
         }
@@ -118,7 +124,7 @@ impl Masks {
     /// A damaged block, when its times must be looked at.
     pub fn leaves_rows(&self, meta: &SegmentMeta, device: &str, blocks: &DeviceBlocks) -> Result<bool> {
         let mask = self.mask(meta, device);
-        let cut_off = self.cut_off(&meta.table);
+        let cut_off = self.rewritten_from(&meta.table);
         let there = |time: i64| time >= cut_off && !mask.covers(time);
         if mask.is_empty() {
             return Ok(blocks.time_range().1 >= cut_off);
@@ -153,9 +159,21 @@ pub(super) fn applies(erasure: &Erasure, meta: &SegmentMeta) -> bool {
         && erasure.covers_table(&meta.table)
 }
 
-/// Whether the segment has blocks of the device in the time of the erasure; says nothing of whether it applies.
-pub(super) fn has_rows(erasure: &Erasure, live: &LiveSegment) -> Result<bool> {
+/// The same of a summary that stands for a segment that is gone.
+pub(super) fn applies_to_kept(erasure: &Erasure, meta: &SummaryMeta) -> bool {
     let (first, last) = erasure.span();
-    let blocks = live.segment.find(&erasure.device)?;
+    // A step tells of more time than that between its rows.
+    let reach = meta.step.width_ns();
+    erasure.shard == meta.shard
+        && meta.seq_max < erasure.before_seq
+        && meta.time_min.saturating_sub(reach) <= last
+        && meta.time_max.saturating_add(reach) >= first
+        && erasure.covers_table(&meta.table)
+}
+
+/// Whether the segment has blocks of the device in the time of the erasure; says nothing of whether it applies.
+pub(super) fn has_rows(erasure: &Erasure, segment: &Arc<Segment>) -> Result<bool> {
+    let (first, last) = erasure.span();
+    let blocks = segment.find(&erasure.device)?;
     Ok(blocks.is_some_and(|blocks| !blocks.overlapping(first, last).is_empty()))
 }

@@ -80,7 +80,7 @@ impl Compactor {
     /// As [`Self::merge_flushed`].
     pub fn merge_partition(&self, now_ns: i64) -> Result<bool> {
         let _alone = self.running.partitions.lock();
-        self.run_first(now_ns, pick::partition, |live| live.meta.level > 0)
+        Ok(self.run_first(now_ns, pick::partition, |live| live.meta.level > 0)? || self.complete_steps(now_ns)?)
     }
 
     /// Brings all flushed segments into days and each day into one cold file, without rows that are gone for readers.
@@ -106,6 +106,7 @@ impl Compactor {
                 }
             }
         }
+        while self.complete_steps(now_ns)? {}
         Ok(())
     }
 

@@ -8,6 +8,7 @@ mod merge;
 mod order;
 mod output;
 mod pick;
+mod steps;
 mod throttle;
 
 pub(crate) use background::{Merges, Poke};

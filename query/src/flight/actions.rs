@@ -75,7 +75,7 @@ const ACTIONS: [(&str, Kind, &str); 14] = [
     (
         "retention.get",
         Kind::RetentionGet,
-        "For how long tables keep what (null: for ever), and the first time that is still there. Body: none or \
+        "For how long tables keep what (null: rows for ever, steps as long as their rows), and the first time that is still there. Body: none or \
          {\"table\":\"readings\"}. Needs reader. Returns one JSON object per table.",
     ),
     (
