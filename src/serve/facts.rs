@@ -229,7 +229,7 @@ fn cache_samples(engine: &Engine) -> [Sample; 4] {
 
 fn shard_samples(engine: &Engine) -> Vec<Sample> {
     type Read = fn(&ShardFigures) -> u64;
-    const COUNTERS: [(&str, &str, Read); 13] = [
+    const COUNTERS: [(&str, &str, Read); 14] = [
         ("batches", "Batches applied", |s| s.batches),
         ("duplicate_batches", "Batches acknowledged again and not applied again", |s| s.duplicate_batches),
         ("refused_batches", "Batches refused", |s| s.refused_batches),
