@@ -186,7 +186,8 @@ impl TableView {
     pub fn devices(&self) -> Result<Vec<Arc<str>>> {
         let mut others = Vec::new();
         for shard in self.shards.iter() {
-            shard.visit_kept(&mut |id, _| others.push(id))?;
+            self.miss_set_aside(shard, i64::MIN, i64::MAX)?;
+            self.without_kept(shard.visit_kept(&mut |id, _| others.push(id)))?;
             for (memtable, mark) in &shard.memtables {
                 let devices = memtable.devices(&self.schema.name, *mark, shard.cut_off);
                 others.extend(devices.into_iter().map(|device| device.id));
@@ -197,10 +198,15 @@ impl TableView {
         for shard in self.shards.iter() {
             for live in &shard.segments {
                 for entry in live.segment.devices() {
-                    let entry = entry?;
+                    let Some(entry) = self.or_without(live, None, entry)? else { continue };
                     // Directories need not be read where nothing is deleted.
+                    let leaves_rows = || {
+                        let blocks = entry.blocks()?;
+                        shard.masks.leaves_rows(&live.meta, entry.id(), &blocks)
+                    };
+                    // A device whose blocks cannot be read is not unknown.
                     if !shard.masks.may_hide(&live.meta, entry.id())
-                        || shard.masks.leaves_rows(&live.meta, entry.id(), &entry.blocks()?)?
+                        || self.or_without(live, Some(entry.id()), leaves_rows())?.unwrap_or(true)
                     {
                         ids.push(entry.id());
                     }
@@ -229,7 +235,7 @@ impl TableView {
                     }
                 }
             }
-            shard.visit_kept(visit)?;
+            self.without_kept(shard.visit_kept(visit))?;
             for (memtable, mark) in &shard.memtables {
                 for device in memtable.devices(&self.schema.name, *mark, shard.cut_off) {
                     visit(device.id, device.received_ns);
@@ -257,6 +263,16 @@ impl TableView {
             cause,
         });
         Ok(None)
+    }
+
+    /// Forgives damage in a summary whose segment is gone, for readers that go without.
+    fn without_kept(&self, visited: Result<()>) -> Result<()> {
+        let Err(error) = visited else { return Ok(()) };
+        let (Some(skipped), Some((path, offset, cause))) = (&self.skipped, cause_of(&error)) else { return Err(error) };
+        let (table, path) = (Arc::clone(&self.schema.name), path.to_owned());
+        let (first_ns, last_ns) = (i64::MIN, i64::MAX);
+        skipped.note(DamagedPlace { path, offset, table, device: None, first_ns, last_ns, rows: 0, cause });
+        Ok(())
     }
 
     /// Notes the segments of the shard that could not be opened and may have rows in the range.
