@@ -250,6 +250,41 @@ fn failed_flush_poisons_but_keeps_every_acknowledged_row() {
 }
 
 #[test]
+fn a_flush_that_waits_for_room_in_the_manifest_leaves_nothing_behind() {
+    let faulty = Faulty::new();
+    let engine = open(faulty.clone());
+    assert_eq!(send(&engine, 1, 1, one("a", 1)), Ok(()));
+    faulty.fail_named(Operation::Write, "manifest", Fault::Enospc);
+    faulty.fail_named(Operation::Create, "manifest", Fault::Enospc);
+    std::thread::scope(|scope| {
+        let flush = scope.spawn(|| engine.flush());
+        // Two tries at the least: they come half a second apart.
+        std::thread::sleep(Duration::from_millis(1_300));
+        assert_eq!(times(&engine, "a"), [1], "questions are answered meanwhile");
+        faulty.heal();
+        flush.join().unwrap().unwrap();
+    });
+    let files = |dir: &str| faulty.memory().list(dir).unwrap();
+    assert_eq!((files("seg").len(), files("heads").len()), (1, 1), "{:?} {:?}", files("seg"), files("heads"));
+    assert_eq!(times(&engine, "a"), [1]);
+}
+
+#[test]
+fn a_poisoned_shard_still_answers() {
+    let faulty = Faulty::new();
+    let engine = open(faulty.clone());
+    assert_eq!(send(&engine, 1, 1, one("a", 1)), Ok(()));
+    engine.flush().unwrap();
+    assert_eq!(send(&engine, 1, 2, one("a", 2)), Ok(()));
+    faulty.fail_named(Operation::Sync, "log", Fault::Eio);
+    assert_eq!(code(send(&engine, 1, 3, one("a", 3))), Some(RefusalCode::ShardPoisoned));
+    faulty.heal();
+    assert_eq!(code(send(&engine, 1, 3, one("a", 3))), Some(RefusalCode::ShardPoisoned));
+    assert_eq!(times(&engine, "a"), [1, 2]);
+    assert!(engine.figures()[0].poisoned);
+}
+
+#[test]
 fn received_means_in_memory_and_is_told_once() {
     let faulty = Faulty::new();
     let engine = open(faulty.clone());

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 
 use crate::catalog::Catalog;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::limits::HOT_BLOCK_ROWS;
 use crate::manifest::{Edit, Manifest, SegmentMeta, heads_name, write_heads};
 use crate::scan::sort_unique;
@@ -64,22 +64,26 @@ impl Flusher {
         let mut written = Vec::new();
         let number = self.numbers.heads();
         if let Err(error) = self.write_files(sealed, now_ns, number, &mut written, &mut edits) {
-            // The next try has numbers of its own, and on a full disk what stays would leave it less room.
-            for meta in written {
-                let _ = self.storage.remove(&segment_name(meta.id));
-            }
+            self.take_back(&written, number);
             return Err(error);
         }
         edits.extend(written.iter().cloned().map(Edit::SegmentAdded));
         edits.push(Edit::ProducerHeads { shard: self.shard, number });
         edits.push(Edit::LogReleased { shard: self.shard, position: sealed.until });
-        let segments = written.into_iter().map(|meta| open_live(&self.storage, meta)).collect::<Result<Vec<_>>>()?;
+        let opened = written.iter().cloned().map(|meta| open_live(&self.storage, meta));
+        let segments = opened.collect::<Result<Vec<_>>>()?;
         let flushed_bytes = segments.iter().map(|segment| segment.meta.bytes).sum();
         let old_heads = {
             // Held until readers see the same: whoever takes segments out of the manifest meets them in the view.
             let mut manifest = self.manifest.lock();
             let old = manifest.state().heads_files[self.shard as usize];
-            manifest.append(&edits)?;
+            if let Err(error) = manifest.append(&edits) {
+                // After any other error nobody knows whether the edit is there: what it names must stay.
+                if error.is_disk_full() || matches!(error, Error::Invalid(_)) {
+                    self.take_back(&written, number);
+                }
+                return Err(error);
+            }
             self.view.replace_sealed(&sealed.memtable, segments);
             old
         };
@@ -95,6 +99,15 @@ impl Flusher {
         // A full channel means that the compactor has been told already.
         let _ = self.compactor.try_send(());
         Ok(())
+    }
+
+    /// Removes the files of a flush that will be tried again: the next try has numbers of its own, and on a full disk what
+    /// stays would leave it less room.
+    fn take_back(&self, written: &[SegmentMeta], heads: u64) {
+        let segments = written.iter().map(|meta| segment_name(meta.id));
+        for name in segments.chain([heads_name(self.shard, heads)]) {
+            let _ = self.storage.remove(&name);
+        }
     }
 
     /// Writes all files of a flush; `written` has the segments, also when a later one failed.
