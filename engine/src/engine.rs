@@ -32,6 +32,7 @@ pub struct Engine {
     config: Arc<EngineConfig>,
     catalog: Arc<Catalog>,
     manifest: Arc<Mutex<Manifest>>,
+    storage: Arc<dyn Storage>,
     attributes: RwLock<Arc<HashMap<Arc<str>, Arc<Attributes>>>>,
     shards: Vec<Shard>,
     cache: Arc<BlockCache>,
@@ -140,6 +141,7 @@ impl Engine {
             config: opened.config,
             catalog: opened.catalog,
             manifest: opened.manifest,
+            storage,
             attributes: RwLock::new(Arc::new(opened.attributes)),
             shards: opened.shards,
             cache,
@@ -156,6 +158,18 @@ impl Engine {
     /// Number of shards, fixed when the directory was made.
     pub fn shard_count(&self) -> u32 {
         self.shards.len() as u32
+    }
+
+    pub(crate) fn shards(&self) -> &[Shard] {
+        &self.shards
+    }
+
+    pub(crate) fn manifest(&self) -> &Mutex<Manifest> {
+        &self.manifest
+    }
+
+    pub(crate) fn storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
     }
 
     /// Now, by the engine's clock.

@@ -1,7 +1,7 @@
 //! Owns the search for files that nothing names: remains of a crash between writing a file and its edit, or between an
 //! edit and the removal of a file; does not remove them.
 
-use super::{ManifestState, heads_name};
+use super::ManifestState;
 use crate::error::{Error, Result};
 use crate::segment::segment_name;
 use crate::storage::Storage;
@@ -13,8 +13,7 @@ use crate::storage::Storage;
 /// When a folder cannot be listed.
 pub fn orphans(storage: &dyn Storage, state: &ManifestState) -> Result<Vec<String>> {
     let mut orphans = Vec::new();
-    let heads: Vec<String> =
-        (0..).zip(&state.heads_files).filter_map(|(shard, number)| number.map(|n| heads_name(shard, n))).collect();
+    let heads = state.heads_names();
     for (dir, suffix) in [("seg", ".seg"), ("heads", ".heads"), ("manifest", "")] {
         for name in storage.list(dir).map_err(Error::io("list", dir))? {
             let path = format!("{dir}/{name}");

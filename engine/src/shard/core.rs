@@ -7,7 +7,7 @@
 //! - after a failed write or sync nothing is taken any more: what the disk holds is unknown until the next open.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::RwLock;
 
@@ -51,7 +51,13 @@ pub struct ShardCore {
     /// Bytes that the log had written at the last seal.
     log_bytes_at_seal: u64,
     poisoned: Option<String>,
+    /// While one of these lives no log file is given up, nor written again.
+    holds: Vec<Weak<LogHold>>,
 }
+
+/// Keeps a shard's log files as they are; they go on growing.
+#[derive(Debug)]
+pub struct LogHold;
 
 struct Staged {
     append: Append,
@@ -107,6 +113,7 @@ impl ShardCore {
             active_since_ns,
             log_bytes_at_seal: 0,
             poisoned: None,
+            holds: Vec::new(),
         }
     }
 
@@ -349,10 +356,22 @@ impl ShardCore {
 
     /// The log before `until` is in segments: its files can be used again.
     pub fn release(&mut self, until: LogPosition) {
+        self.holds.retain(|hold| hold.strong_count() > 0);
+        if !self.holds.is_empty() {
+            // The next flush gives them up.
+            return;
+        }
         if let Err(error) = self.log.release_before(until) {
             // The files stay until the next open; nothing is lost.
             tracing::warn!(shard = self.shard, %error, "cannot release log files");
         }
+    }
+
+    /// Where the durable log ends, and a hold on its files.
+    pub fn hold_log(&mut self) -> (LogPosition, Arc<LogHold>) {
+        let hold = Arc::new(LogHold);
+        self.holds.push(Arc::downgrade(&hold));
+        (self.log.end(), hold)
     }
 
     /// Marks the log as ended in good order. Call after the last commit.
