@@ -16,12 +16,14 @@ use crate::error::{Error, Result};
 use crate::manifest::{self, ManifestState};
 use crate::segment::{self, segment_id};
 use crate::shard::core::LogHold;
-use crate::shard::{LiveSegment, ShardView};
+use crate::shard::ShardView;
+use crate::shard::view::SegmentMap;
 use crate::storage::{Storage, StorageFile};
+use crate::summary::LiveSummary;
 use crate::types::LogPosition;
 
 /// How often the views are looked at until they have all that the manifest lists, and the pause between.
-const TRIES_MAX: u32 = 500;
+const TRIES_MAX: u32 = 100;
 const TRY_PAUSE: Duration = Duration::from_millis(10);
 
 /// All that a data directory needs to be made again as it was at one moment.
@@ -39,10 +41,11 @@ pub struct BackupView {
     logs: Vec<LogFile>,
     log_holds: Vec<Arc<LogHold>>,
     storage: Arc<dyn Storage>,
-    segments: Vec<Segments>,
+    /// Segments and summaries of each shard: no file goes before its last holder. Memtables are not held.
+    held: Vec<(Arc<SegmentMap>, Arc<KeptSummaries>)>,
 }
 
-type Segments = Arc<HashMap<Arc<str>, Vec<Arc<LiveSegment>>>>;
+type KeptSummaries = HashMap<Arc<str>, Vec<Arc<LiveSummary>>>;
 
 /// A file with its bytes.
 pub struct SmallFile {
@@ -67,40 +70,41 @@ impl Engine {
     pub fn backup_view(&self) -> Result<BackupView> {
         let mut ends = Vec::new();
         let mut log_holds = Vec::new();
-        for shard in self.shards() {
+        for shard in &self.shards {
             let (end, hold) = shard.sender.hold_log()?;
             ends.push(end);
             log_holds.push(hold);
         }
-        let storage = Arc::clone(self.storage());
-        for _ in 0..TRIES_MAX {
-            let manifest = self.manifest().lock();
-            let views: Vec<Arc<ShardView>> = self.shards().iter().map(|shard| shard.view.load()).collect();
-            if !has_all(&views, manifest.state()) {
-                // An edit is durable before readers see what it brought: for a moment the views are behind.
-                drop(manifest);
-                std::thread::sleep(TRY_PAUSE);
-                continue;
+        let storage = Arc::clone(&self.storage);
+        let mut tries = 0;
+        let (manifest, views) = loop {
+            let manifest = self.manifest.lock();
+            let views: Vec<Arc<ShardView>> = self.shards.iter().map(|shard| shard.view.load()).collect();
+            tries += 1;
+            // What readers do not see after that long was set aside; nobody will remove it.
+            if has_all(&views, manifest.state()) || tries > TRIES_MAX {
+                break (manifest, views);
             }
-            let state = manifest.state().clone();
-            // The next flush removes these, so they are read before it can.
-            let mut small = read_heads(&*storage, &state)?;
+            // An edit is durable before readers see what it brought: for a moment the views are behind.
             drop(manifest);
-            small.push(manifest::snapshot_file(&state));
-            let logs = log_files(&*storage, &state, &ends)?;
-            return Ok(BackupView {
-                created_ns: state.created_ns,
-                shards: state.shard_count,
-                taken_ns: self.now_ns(),
-                small,
-                files: state.lasting_files(),
-                logs,
-                log_holds,
-                storage,
-                segments: views.iter().map(|view| Arc::clone(&view.segments)).collect(),
-            });
-        }
-        Err(Error::Invalid("the manifest lists segments that readers do not see; a backup waited for them in vain".into()))
+            std::thread::sleep(TRY_PAUSE);
+        };
+        let state = manifest.state().clone();
+        // The next flush removes these, so they are read before it can.
+        let mut small = read_heads(&*storage, &state)?;
+        drop(manifest);
+        small.push(manifest::snapshot_file(&state));
+        Ok(BackupView {
+            created_ns: state.created_ns,
+            shards: state.shard_count,
+            taken_ns: self.now_ns(),
+            small,
+            files: state.lasting_files(),
+            logs: log_files(&*storage, &state, &ends)?,
+            log_holds,
+            storage,
+            held: views.iter().map(|view| (Arc::clone(&view.segments), Arc::clone(&view.kept))).collect(),
+        })
     }
 }
 
@@ -130,17 +134,20 @@ impl BackupView {
     /// Checks all checksums of one of [`Self::files`] that is a segment: each kind of damage in words.
     pub fn damage(&self, name: &str) -> Vec<String> {
         let Some(id) = name.strip_prefix("seg/").and_then(segment_id) else { return Vec::new() };
-        let mut all = self.segments.iter().flat_map(|tables| tables.values().flatten());
+        let mut all = self.held.iter().flat_map(|(tables, _)| tables.values().flatten());
         let found = all.find(|live| live.meta.id == id);
         found.map_or_else(Vec::new, |live| segment::verify(&live.segment).iter().map(ToString::to_string).collect())
     }
 }
 
-/// Whether readers see every segment that the manifest lists.
+/// Whether readers see every segment and summary that the manifest lists.
 fn has_all(views: &[Arc<ShardView>], state: &ManifestState) -> bool {
-    let seen: HashSet<u64> =
-        views.iter().flat_map(|view| view.segments.values().flatten()).map(|live| live.meta.id).collect();
-    state.segments.keys().all(|id| seen.contains(id))
+    let segments = || views.iter().flat_map(|view| view.segments.values().flatten());
+    let seen: HashSet<u64> = segments().map(|live| live.meta.id).collect();
+    let kept = views.iter().flat_map(|view| view.kept.values().flatten());
+    let summaries: HashSet<u64> =
+        segments().flat_map(|live| &live.summaries).chain(kept).map(|summary| summary.meta.id).collect();
+    state.segments.keys().all(|id| seen.contains(id)) && state.summaries.keys().all(|(_, id)| summaries.contains(id))
 }
 
 fn read_heads(storage: &dyn Storage, state: &ManifestState) -> Result<Vec<SmallFile>> {

@@ -10,17 +10,20 @@ use crate::error::{Refusal, RefusalCode};
 use crate::limits::{TABLE_FIELDS_MAX, TABLES_MAX};
 use crate::types::{FieldDef, TableSchema};
 
-/// All tables. A schema only ever grows: a field keeps its index and its type.
+/// All tables. A schema only ever grows while the table is there: a field keeps its index and its type.
 #[derive(Default)]
 pub struct Catalog {
-    tables: RwLock<HashMap<Arc<str>, Arc<TableSchema>>>,
+    tables: RwLock<Arc<Tables>>,
 }
+
+/// Tables of one moment, by name.
+pub type Tables = HashMap<Arc<str>, Arc<TableSchema>>;
 
 impl Catalog {
     /// A catalog that knows `tables`.
     pub fn new(tables: Vec<TableSchema>) -> Self {
         let tables = tables.into_iter().map(|t| (Arc::clone(&t.name), Arc::new(t))).collect();
-        Self { tables: RwLock::new(tables) }
+        Self { tables: RwLock::new(Arc::new(tables)) }
     }
 
     /// The table called `name`.
@@ -30,9 +33,27 @@ impl Catalog {
 
     /// All tables, sorted by name.
     pub fn tables(&self) -> Vec<Arc<TableSchema>> {
-        let mut tables: Vec<_> = self.tables.read().values().cloned().collect();
-        tables.sort_by(|a, b| a.name.cmp(&b.name));
-        tables
+        sorted(&self.tables.read())
+    }
+
+    /// The tables of this moment.
+    pub fn load(&self) -> Arc<Tables> {
+        Arc::clone(&self.tables.read())
+    }
+
+    /// Forgets a table: a batch may make it anew.
+    pub fn drop_table(&self, name: &str) {
+        Arc::make_mut(&mut self.tables.write()).remove(name);
+    }
+
+    /// Gives a table another name.
+    pub fn rename_table(&self, from: &str, to: &Arc<str>) {
+        let mut tables = self.tables.write();
+        let tables = Arc::make_mut(&mut tables);
+        if let Some(table) = tables.remove(from) {
+            let table = TableSchema { name: Arc::clone(to), fields: table.fields.clone() };
+            tables.insert(Arc::clone(to), Arc::new(table));
+        }
     }
 
     /// Makes sure that the batch's table has its fields with their types, adding what is new.
@@ -79,9 +100,17 @@ impl Catalog {
         }
         table.fields.extend(missing);
         let table = Arc::new(table);
-        tables.insert(Arc::clone(&table.name), Arc::clone(&table));
+        // Snapshots that hold the tables of before keep them: few tables, and seldom a new field.
+        Arc::make_mut(&mut tables).insert(Arc::clone(&table.name), Arc::clone(&table));
         Ok(table)
     }
+}
+
+/// The tables, sorted by name.
+pub fn sorted(tables: &Tables) -> Vec<Arc<TableSchema>> {
+    let mut tables: Vec<_> = tables.values().cloned().collect();
+    tables.sort_by(|a, b| a.name.cmp(&b.name));
+    tables
 }
 
 /// Fields of `batch` that `table` does not have.

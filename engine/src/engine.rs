@@ -13,7 +13,7 @@ use tidewell_codec::{Batch, shard_of};
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::EngineConfig;
-use crate::erase::{self, Delete};
+use crate::erase::keeper::{Keeper, KeeperThread};
 use crate::error::{Error, Refusal, RefusalCode, Result};
 use crate::limits::{ATTRIBUTE_BYTES_MAX, DEVICE_ATTRIBUTES_MAX, DEVICE_ID_BYTES_MAX};
 use crate::manifest::{Edit, Manifest};
@@ -30,18 +30,24 @@ use crate::upkeep::compact::Compactor;
 /// An open data directory.
 pub struct Engine {
     config: Arc<EngineConfig>,
-    catalog: Arc<Catalog>,
-    manifest: Arc<Mutex<Manifest>>,
-    storage: Arc<dyn Storage>,
-    attributes: RwLock<Arc<HashMap<Arc<str>, Arc<Attributes>>>>,
-    shards: Vec<Shard>,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) manifest: Arc<Mutex<Manifest>>,
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) attributes: RwLock<Arc<HashMap<Arc<str>, Arc<Attributes>>>>,
+    pub(crate) shards: Vec<Shard>,
+    /// Held for writing while tables change in more than one place, so that a snapshot has all of it or nothing.
+    pub(crate) moment: RwLock<()>,
+    /// Held by whoever makes all shards stand still.
+    pub(crate) changing_tables: Mutex<()>,
+    pub(crate) keeper: Arc<Keeper>,
+    keeper_thread: Mutex<Option<KeeperThread>>,
     cache: Arc<BlockCache>,
     compaction: Arc<Compaction>,
     compactor_thread: Mutex<Option<JoinHandle<()>>>,
     /// Held while quarantined rows are released.
     pub(crate) releasing: Mutex<()>,
     stopping: Arc<AtomicBool>,
-    clock: Arc<dyn Clock>,
+    pub(crate) clock: Arc<dyn Clock>,
     /// Held until the engine goes.
     _lock: Box<dyn Send + Sync>,
 }
@@ -71,6 +77,8 @@ pub struct ShardFigures {
     pub refused_batches: u64,
     /// Rows applied, replaced ones included.
     pub rows: u64,
+    /// Rows older than what their table keeps: acknowledged, not stored.
+    pub rows_expired: u64,
     /// Rows too far in the future, set aside since the node was opened.
     pub quarantined_rows: u64,
     /// Bytes written to the log.
@@ -136,6 +144,9 @@ impl Engine {
         } else {
             None
         };
+        let views = opened.shards.iter().map(|shard| Arc::clone(&shard.view)).collect();
+        let keeper = Arc::new(Keeper::new(Arc::clone(&opened.manifest), views, Arc::clone(&clock)));
+        let keeper_thread = config.compaction.then(|| KeeperThread::start(Arc::clone(&keeper)));
         let cache = Arc::new(BlockCache::within(&config.memory, config.block_cache_bytes));
         let engine = Self {
             config: opened.config,
@@ -144,6 +155,10 @@ impl Engine {
             storage,
             attributes: RwLock::new(Arc::new(opened.attributes)),
             shards: opened.shards,
+            moment: RwLock::new(()),
+            changing_tables: Mutex::new(()),
+            keeper,
+            keeper_thread: Mutex::new(keeper_thread),
             cache,
             compaction,
             compactor_thread: Mutex::new(compactor_thread),
@@ -158,18 +173,6 @@ impl Engine {
     /// Number of shards, fixed when the directory was made.
     pub fn shard_count(&self) -> u32 {
         self.shards.len() as u32
-    }
-
-    pub(crate) fn shards(&self) -> &[Shard] {
-        &self.shards
-    }
-
-    pub(crate) fn manifest(&self) -> &Mutex<Manifest> {
-        &self.manifest
-    }
-
-    pub(crate) fn storage(&self) -> &Arc<dyn Storage> {
-        &self.storage
     }
 
     /// Now, by the engine's clock.
@@ -241,9 +244,10 @@ impl Engine {
 
     /// This moment, for readers: every row acknowledged before the call is in it.
     pub fn snapshot(&self) -> Snapshot {
+        let _moment = self.moment.read();
         Snapshot {
             shards: Arc::new(self.shards.iter().map(|s| s.view.load()).collect()),
-            catalog: Arc::clone(&self.catalog),
+            tables: self.catalog.load(),
             memory: Arc::clone(&self.config.memory),
             attributes: Arc::clone(&self.attributes.read()),
             cache: Arc::clone(&self.cache),
@@ -266,48 +270,7 @@ impl Engine {
     pub fn compact(&self) -> Result<()> {
         let compactors = self.compaction.compactors.lock();
         compactors.iter().try_for_each(|c| c.run_all(self.clock.now_ns()))?;
-        self.forget_erasures()
-    }
-
-    /// Forgets erasures that no file needs any more.
-    fn forget_erasures(&self) -> Result<()> {
-        for (number, shard) in (0..).zip(&self.shards) {
-            if shard.view.load().masks.erasures().next().is_some() {
-                erase::forget_finished(&mut self.manifest.lock(), &shard.view, number)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes rows of devices away: at once for readers, from the files with the merges to come. Rows that were acknowledged
-    /// before the call are deleted, rows that come after it are not. Deletes of one shard take effect together.
-    ///
-    /// # Errors
-    /// A device or a range out of bounds, a table that is not there; a failed write: a part may have taken effect then, and
-    /// the same deletes may be asked for again.
-    pub fn delete(&self, deletes: &[Delete]) -> Result<()> {
-        for delete in deletes {
-            delete.check()?;
-            if let Some(table) = delete.table.as_deref().filter(|table| self.catalog.table(table).is_none()) {
-                return Err(Error::Invalid(format!("delete of device {}: there is no table {table}", delete.device)));
-            }
-        }
-        let mut by_shard: Vec<Vec<Delete>> = vec![Vec::new(); self.shards.len()];
-        for delete in deletes {
-            by_shard[shard_of(&delete.device, self.shard_count()) as usize].push(delete.clone());
-        }
-        let now_ns = self.clock.now_ns();
-        let mut waits = Vec::new();
-        for (shard, deletes) in self.shards.iter().zip(by_shard).filter(|(_, deletes)| !deletes.is_empty()) {
-            waits.push(shard.sender.flush_then(move |flusher| erase::delete(flusher, &deletes, now_ns).map(drop))?);
-        }
-        waits.into_iter().try_for_each(|wait| wait.wait())?;
-        for delete in deletes.iter().filter(|delete| delete.is_whole_device()) {
-            if self.attributes.read().contains_key(&delete.device) {
-                self.set_attributes(&delete.device, Attributes::new())?;
-            }
-        }
-        Ok(())
+        self.keeper.keep()
     }
 
     /// Gives `device` these attributes in place of all that it had; none removes them.
@@ -365,6 +328,7 @@ impl Engine {
         // First, so that a flush that meets a full disk ends instead of waiting for room.
         self.stopping.store(true, Ordering::Relaxed);
         let flushed = self.flush();
+        drop(self.keeper_thread.lock().take());
         for shard in &self.shards {
             shard.handle.lock().stop();
         }
@@ -406,6 +370,7 @@ impl Shard {
             duplicate_batches: stats.duplicate_batches.get(),
             refused_batches: stats.refused_batches.get(),
             rows: stats.rows.get(),
+            rows_expired: stats.rows_expired.get(),
             quarantined_rows: stats.quarantined_rows.get(),
             log_bytes: stats.log_bytes.get(),
             log_syncs: stats.log_syncs.get(),

@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::memory::MemoryFull;
+use crate::summary::Step;
 
 /// What can go wrong in the engine. Errors name the file, the offset, what was expected and what was found.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +58,22 @@ pub enum Error {
     /// A scan would copy more rows out of memtables than the memory for queries holds.
     #[error(transparent)]
     Memory(#[from] MemoryFull),
+    /// A question needs rows that retention has removed, of a time of which only aggregates per step are left.
+    #[error(
+        "table {table}: the rows of device {device} from {from_ns} are gone (its rows begin at {cut_off_ns} by retention), steps of {step} are left; ask for windows made of whole steps of that length, and not for text"
+    )]
+    RowsGone {
+        /// The table.
+        table: String,
+        /// The device.
+        device: String,
+        /// Where the rows that are missing begin.
+        from_ns: i64,
+        /// The first time of which the table has rows.
+        cut_off_ns: i64,
+        /// The shortest step that is left.
+        step: Step,
+    },
     /// The caller asked for something that does not exist or contradicts the configuration.
     #[error("{0}")]
     Invalid(String),

@@ -49,7 +49,7 @@ pub mod verify;
 pub use backup::BackupView;
 pub use config::EngineConfig;
 pub use engine::{Engine, ShardFigures};
-pub use erase::Delete;
+pub use erase::{Delete, TableFigures};
 pub use error::{Error, Refusal, RefusalCode, Result};
 pub use manifest::{Erasure, Retention};
 pub use recovery::RecoveryReport;

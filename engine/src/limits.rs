@@ -40,6 +40,10 @@ pub const SEGMENT_ROWS_MAX: u64 = 64 << 20;
 /// Room that is kept free so that flush, retention and deletes still work on a full disk.
 pub const DISK_RESERVE_BYTES: u64 = 64 << 20;
 
+/// How long deleted rows may stay in files that no merge is due for: deletes are gathered, so that a file is rewritten once
+/// for many of them.
+pub const ERASE_DELAY_NS: i64 = 3_600_000_000_000;
+
 /// Days for which a silent producer's last number is remembered.
 pub const PRODUCER_MEMORY_DAYS: i64 = 30;
 

@@ -22,6 +22,8 @@ use crate::shard::worker::ShardHandle;
 use crate::shard::{LiveSegment, ProducerHeads, ShardStats, SharedView};
 use crate::snapshot::Attributes;
 use crate::storage::Storage;
+use crate::summary::SummaryMeta;
+use crate::summary::live::open_listed;
 use crate::types::LogPosition;
 use crate::upkeep::FileNumbers;
 use crate::upkeep::compact::Compactor;
@@ -106,7 +108,8 @@ pub(crate) fn open(
                 format!("shard {}", meta.shard),
             ));
         };
-        list.push(open_live(storage, meta.clone())?);
+        let summaries = open_listed(storage, state.summaries_of(meta.id), &mut report.unreadable);
+        list.push(open_live(storage, meta.clone())?.with_summaries(summaries));
         report.segments += 1;
     }
     let mut shards = Vec::new();
@@ -114,7 +117,15 @@ pub(crate) fn open(
     for (shard, segments) in (0..state.shard_count).zip(live) {
         // Rows to come are younger than every erasure, also when the segments that those were about are gone.
         let erased = state.erasures.values().filter(|erasure| erasure.shard == shard).map(|erasure| erasure.before_seq);
+        let kept: Vec<&SummaryMeta> = state
+            .summaries
+            .values()
+            .filter(|meta| meta.shard == shard && !state.segments.contains_key(&meta.segment))
+            .collect();
+        // So must they be than what summaries tell of whose segments are gone.
+        let erased = erased.chain(kept.iter().map(|meta| meta.seq_max + 1));
         let next_seq = segments.iter().map(|s| s.meta.seq_max + 1).chain(erased).max().unwrap_or(1);
+        let kept = open_listed(storage, kept.into_iter(), &mut report.unreadable);
         let heads = match state.heads_files[shard as usize] {
             Some(number) => read_heads(&**storage, shard, number)?.into_iter().collect(),
             None => ProducerHeads::default(),
@@ -139,6 +150,7 @@ pub(crate) fn open(
             stopping: Arc::clone(stopping),
             compactor: poke.clone(),
         };
+        parts.view.replace_kept(&[], kept);
         let from = released(&manifest, shard);
         let replayed = replay_shard(shard, from, &parts, &mut flusher, &**clock, &mut report.unreadable)?;
         let mut log = LogWriter::resume(
@@ -220,7 +232,9 @@ fn replay_shard(
             }
         };
         let view = parts.view.load();
-        view.active.publish(batches.into_iter().map(|(batch, schema)| (batch, schema, record.received_ns)));
+        let kept = batches.into_iter().map(|(batch, schema)| (view.masks.without_expired(batch).0, schema));
+        let kept = kept.filter(|(batch, _)| !batch.times.is_empty());
+        view.active.publish(kept.map(|(batch, schema)| (batch, schema, record.received_ns)));
         parts.heads.write().advance(record.producer, record.seq, record.received_ns);
         if view.active.bytes() >= part_bytes {
             let heads = parts.heads.read().clone();

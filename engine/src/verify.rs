@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::manifest::{Manifest, orphans, read_heads};
 use crate::segment::{Segment, segment_name, verify as verify_segment};
 use crate::storage::Storage;
+use crate::summary::{Summary, SummaryMeta, summary_name, verify as verify_summary};
 
 /// What a check found.
 #[derive(Debug, Default)]
@@ -17,6 +18,8 @@ pub struct VerifyReport {
     pub segments: u64,
     /// Rows in them.
     pub segment_rows: u64,
+    /// Summaries read to the last step, and compared with their segments' rows.
+    pub summaries: u64,
     /// Log records that no segment covers.
     pub log_records: u64,
     /// Rows in them.
@@ -57,9 +60,16 @@ pub fn verify(storage: &Arc<dyn Storage>) -> Result<VerifyReport> {
                     ));
                 }
                 report.damage.extend(verify_segment(&segment).iter().map(ToString::to_string));
+                state.summaries_of(meta.id).for_each(|meta| check_summary(storage, meta, Some(&segment), &mut report));
             }
-            Err(error) => report.damage.push(error.to_string()),
+            Err(error) => {
+                report.damage.push(error.to_string());
+                state.summaries_of(meta.id).for_each(|meta| check_summary(storage, meta, None, &mut report));
+            }
         }
+    }
+    for meta in state.summaries.values().filter(|meta| !state.segments.contains_key(&meta.segment)) {
+        check_summary(storage, meta, None, &mut report);
     }
     for shard in 0..state.shard_count {
         if let Some(number) = state.heads_files[shard as usize]
@@ -89,4 +99,26 @@ pub fn verify(storage: &Arc<dyn Storage>) -> Result<VerifyReport> {
             .map(|name| format!("{name} is in no manifest; the next open removes it")),
     );
     Ok(report)
+}
+
+fn check_summary(
+    storage: &Arc<dyn Storage>,
+    meta: &SummaryMeta,
+    segment: Option<&Arc<Segment>>,
+    report: &mut VerifyReport,
+) {
+    let name = summary_name(meta.id);
+    let summary = match Summary::open(&**storage, &name) {
+        Ok(summary) => summary,
+        Err(error) => return report.damage.push(error.to_string()),
+    };
+    report.summaries += 1;
+    let found = (summary.segment(), summary.shard(), summary.step(), summary.steps());
+    let listed = (meta.segment, meta.shard, meta.step, meta.rows);
+    if found != listed {
+        report.damage.push(format!(
+            "{name}: the manifest says {listed:?} of segment, shard, step and count, the summary {found:?}"
+        ));
+    }
+    report.damage.extend(verify_summary(&summary, segment).iter().map(ToString::to_string));
 }

@@ -29,8 +29,8 @@ mod scratch;
 mod text;
 
 pub use batch::{
-    Batch, BatchError, BatchField, BatchHead, BatchLimits, DeviceRuns, MixedShards, decode_batch, encode_batch,
-    peek_batch, shard_of,
+    Batch, BatchError, BatchField, BatchHead, BatchLimits, DeviceRuns, MixedShards, check_table_name, decode_batch,
+    encode_batch, peek_batch, shard_of,
 };
 pub use chunk::{
     Tier, decode_column, decode_column_into, decode_times, decode_times_into, encode_column, encode_times,

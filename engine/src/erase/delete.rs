@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
-use super::masks::applies;
+use tidewell_codec::shard_of;
+
+use super::masks::{applies, has_rows};
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::limits::DEVICE_ID_BYTES_MAX;
-use crate::manifest::{Edit, Erasure, Manifest};
-use crate::shard::{LiveSegment, SharedView};
+use crate::manifest::{Edit, Erasure};
+use crate::shard::{LiveSegment, ShardView};
+use crate::snapshot::Attributes;
 use crate::upkeep::flush::Flusher;
 
 /// Rows of one device that should go.
@@ -44,10 +48,41 @@ impl Delete {
     }
 }
 
+impl Engine {
+    /// Takes rows of devices away: at once for readers, from the files with the merges to come. Rows that were acknowledged
+    /// before the call are deleted, rows that come after it are not. Deletes of one shard take effect together.
+    ///
+    /// # Errors
+    /// A device or a range out of bounds, a table that is not there; a failed write: a part may have taken effect then, and
+    /// the same deletes may be asked for again.
+    pub fn delete(&self, deletes: &[Delete]) -> Result<()> {
+        for delete in deletes {
+            delete.check()?;
+            delete.table.as_deref().map_or(Ok(()), |table| self.require_table(table))?;
+        }
+        let mut by_shard: Vec<Vec<Delete>> = vec![Vec::new(); self.shards.len()];
+        for delete in deletes {
+            by_shard[shard_of(&delete.device, self.shard_count()) as usize].push(delete.clone());
+        }
+        let now_ns = self.clock.now_ns();
+        let mut waits = Vec::new();
+        for (shard, deletes) in self.shards.iter().zip(by_shard).filter(|(_, deletes)| !deletes.is_empty()) {
+            waits.push(shard.sender.flush_then(move |flusher| delete_in_shard(flusher, &deletes, now_ns).map(drop))?);
+        }
+        waits.into_iter().try_for_each(|wait| wait.wait())?;
+        for delete in deletes.iter().filter(|delete| delete.is_whole_device()) {
+            if self.attributes.read().contains_key(&delete.device) {
+                self.set_attributes(&delete.device, Attributes::new())?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Makes `deletes` of one shard take effect. Runs on the thread that flushes, behind a flush of all that was acknowledged
 /// before: no segment can appear between the flush number that is noted and the edit that notes it, and a merge that began
 /// before has older inputs only. Returns how many erasures files still have to carry out.
-pub(crate) fn delete(flusher: &mut Flusher, deletes: &[Delete], now_ns: i64) -> Result<usize> {
+fn delete_in_shard(flusher: &mut Flusher, deletes: &[Delete], now_ns: i64) -> Result<usize> {
     let view = flusher.view.load();
     let mut edits = Vec::new();
     for delete in deletes {
@@ -75,25 +110,12 @@ pub(crate) fn delete(flusher: &mut Flusher, deletes: &[Delete], now_ns: i64) -> 
 
 /// Whether the segment still has rows of the erasure, or may have: an index that cannot be read is no proof.
 fn is_pending(erasure: &Erasure, live: &LiveSegment) -> bool {
-    applies(erasure, &live.meta)
-        && live.segment.find(&erasure.device).map_or(true, |blocks| {
-            let (first, last) = erasure.span();
-            blocks.is_some_and(|blocks| !blocks.overlapping(first, last).is_empty())
-        })
+    applies(erasure, &live.meta) && has_rows(erasure, live).unwrap_or(true)
 }
 
-/// Forgets the shard's erasures that no segment needs any more; returns their number.
-pub(crate) fn forget_finished(manifest: &mut Manifest, view: &SharedView, shard: u32) -> Result<usize> {
-    let now = view.load();
-    let done: Vec<Edit> = now
-        .masks
-        .erasures()
-        .filter(|erasure| !now.segments.values().flatten().any(|live| is_pending(erasure, live)))
-        .map(|erasure| Edit::ErasureRemoved { number: erasure.number })
-        .collect();
-    if !done.is_empty() {
-        manifest.append(&done)?;
-        view.set_masks(manifest.state(), shard);
-    }
-    Ok(done.len())
+/// Numbers of erasures that no segment of the view needs any more. They are not needed by any later view either: what is
+/// flushed later came later, and a merge adds nothing to its inputs.
+pub(super) fn finished(view: &ShardView) -> Vec<u64> {
+    let pending = |erasure: &Erasure| view.segments.values().flatten().any(|live| is_pending(erasure, live));
+    view.masks.erasures().filter(|erasure| !pending(erasure)).map(|erasure| erasure.number).collect()
 }

@@ -7,12 +7,16 @@ use crate::error::Result;
 use crate::manifest::{Erasure, ManifestState, SegmentMeta};
 use crate::scan::{Mask, Source};
 use crate::segment::DeviceBlocks;
+use crate::shard::LiveSegment;
+use crate::summary::{Step, SummaryMeta};
 
 /// What is gone in one shard at one moment. A device without an erasure costs a look-up, and none while there is no erasure.
 #[derive(Clone, Debug, Default)]
 pub struct Masks {
     devices: HashMap<Arc<str>, Vec<Erasure>>,
     cut_offs: HashMap<Arc<str>, i64>,
+    /// Steps that tables keep beyond their rows.
+    kept_steps: HashMap<Arc<str>, Vec<Step>>,
     highest: u64,
 }
 
@@ -21,6 +25,7 @@ impl Masks {
     pub fn new(state: &ManifestState, shard: u32) -> Self {
         let mut masks = Self {
             cut_offs: state.cut_offs.iter().map(|(table, time)| (table.clone(), *time)).collect(),
+            kept_steps: state.retention.iter().map(|(table, kept)| (table.clone(), kept.kept_steps())).collect(),
             ..Self::default()
         };
         for erasure in state.erasures.values().filter(|erasure| erasure.shard == shard) {
@@ -35,6 +40,11 @@ impl Masks {
         self.cut_offs.get(table).copied().unwrap_or(i64::MIN)
     }
 
+    /// The steps that `table` keeps beyond its rows.
+    pub fn kept_steps(&self, table: &str) -> &[Step] {
+        self.kept_steps.get(table).map_or(&[], |steps| steps)
+    }
+
     /// The erasures of the shard, in no order.
     pub fn erasures(&self) -> impl Iterator<Item = &Erasure> {
         self.devices.values().flatten()
@@ -46,18 +56,26 @@ impl Masks {
         self.highest.max(least)
     }
 
-    /// Whether a merge of this segment would leave rows out on account of an erasure. Reads the segment's index for each
-    /// erasure that may hold for it.
+    /// Whether a merge of this segment would leave out rows that were deleted before `created_before_ns`.
     ///
     /// # Errors
     /// A damaged index.
-    pub fn has_work(&self, meta: &SegmentMeta, mut holds: impl FnMut(&str) -> Result<bool>) -> Result<bool> {
-        for erasure in self.erasures() {
-            if applies(erasure, meta) && holds(&erasure.device)? {
+    pub fn has_work(&self, live: &LiveSegment, created_before_ns: i64) -> Result<bool> {
+        let due = |erasure: &&Erasure| erasure.created_ns <= created_before_ns && applies(erasure, &live.meta);
+        for erasure in self.erasures().filter(due) {
+            if has_rows(erasure, live)? {
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// Which part of the segment's time lies before its table's cut-off.
+    pub fn cut_share(&self, meta: &SegmentMeta) -> f64 {
+        let cut_off = self.cut_off(&meta.table);
+        let before = cut_off as f64 - meta.time_min as f64;
+        let all = (meta.time_max as f64 - meta.time_min as f64).max(1.0);
+        if cut_off <= meta.time_min { 0.0 } else { (before / all).min(1.0) }
     }
 
     /// The times at which rows of `device` in the segment `meta` are deleted. Says nothing of cut-offs: those hold for every
@@ -69,6 +87,17 @@ impl Masks {
         match self.devices.get(device) {
             None => Mask::default(),
             Some(erasures) => Mask::new(erasures.iter().filter(|e| applies(e, meta)).map(Erasure::span).collect()),
+        }
+    }
+
+    /// The times at which rows of `device` are deleted of which a summary tells whose segment is gone.
+    pub fn mask_kept(&self, meta: &SummaryMeta, device: &str) -> Mask {
+        match self.devices.get(device) {
+            None => Mask::default(),
+            Some(erasures) => {
+                let older = erasures.iter().filter(|e| e.covers_table(&meta.table) && meta.seq_max < e.before_seq);
+                Mask::new(older.map(Erasure::span).collect())
+            }
         }
     }
 
@@ -117,4 +146,11 @@ pub(super) fn applies(erasure: &Erasure, meta: &SegmentMeta) -> bool {
         && meta.time_min <= last
         && meta.time_max >= first
         && erasure.covers_table(&meta.table)
+}
+
+/// Whether the segment has blocks of the device in the time of the erasure; says nothing of whether it applies.
+pub(super) fn has_rows(erasure: &Erasure, live: &LiveSegment) -> Result<bool> {
+    let (first, last) = erasure.span();
+    let blocks = live.segment.find(&erasure.device)?;
+    Ok(blocks.is_some_and(|blocks| !blocks.overlapping(first, last).is_empty()))
 }

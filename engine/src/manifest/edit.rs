@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::bytes::{Reader, put_text};
 use super::erasure::{Erasure, Retention};
 use super::state::SegmentMeta;
+use crate::summary::{Step, SummaryMeta};
 use crate::types::{FieldType, LogPosition};
 
 /// Version that is written; every lower one is read.
@@ -106,6 +107,15 @@ pub enum Edit {
         from: Arc<str>,
         /// What it is called, which no table was.
         to: Arc<str>,
+    },
+    /// A summary tells of a segment, or stands for one that is gone when it comes after [`Edit::SegmentRemoved`].
+    SummaryAdded(SummaryMeta),
+    /// A summary does not belong to the data any more. Those of a segment that is removed go without this.
+    SummaryRemoved {
+        /// The segment that it tells of.
+        segment: u64,
+        /// The summary.
+        id: u64,
     },
 }
 
@@ -302,6 +312,24 @@ impl Edit {
                 put_text(out, from);
                 put_text(out, to);
             }
+            Self::SummaryAdded(meta) => {
+                out.push(16);
+                out.extend_from_slice(&meta.id.to_le_bytes());
+                out.extend_from_slice(&meta.segment.to_le_bytes());
+                out.extend_from_slice(&meta.shard.to_le_bytes());
+                put_text(out, &meta.table);
+                out.push(meta.step as u8);
+                for value in [meta.seq_min, meta.seq_max, meta.rows, meta.bytes] {
+                    out.extend_from_slice(&value.to_le_bytes());
+                }
+                out.extend_from_slice(&meta.time_min.to_le_bytes());
+                out.extend_from_slice(&meta.time_max.to_le_bytes());
+            }
+            Self::SummaryRemoved { segment, id } => {
+                out.push(17);
+                out.extend_from_slice(&segment.to_le_bytes());
+                out.extend_from_slice(&id.to_le_bytes());
+            }
         }
     }
 
@@ -323,7 +351,9 @@ impl Edit {
             13 => Self::cut_off(reader),
             14 => reader.text().map(|table| Self::TableDropped { table: table.into() }),
             15 => Self::table_renamed(reader),
-            other => return Err(("an edit of kind 1 to 15", format!("kind {other}"))),
+            16 => Self::summary_added(reader),
+            17 => Self::summary_removed(reader),
+            other => return Err(("an edit of kind 1 to 17", format!("kind {other}"))),
         };
         edit.ok_or_else(|| ("a whole edit", format!("an edit of kind {kind} that is cut or not valid")))
     }
@@ -399,6 +429,26 @@ impl Edit {
 
     fn cut_off(reader: &mut Reader<'_>) -> Option<Self> {
         Some(Self::CutOff { table: reader.text()?.into(), raw_before_ns: reader.i64()? })
+    }
+
+    fn summary_added(reader: &mut Reader<'_>) -> Option<Self> {
+        Some(Self::SummaryAdded(SummaryMeta {
+            id: reader.u64()?,
+            segment: reader.u64()?,
+            shard: reader.u32()?,
+            table: reader.text()?.into(),
+            step: Step::from_byte(reader.u8()?)?,
+            seq_min: reader.u64()?,
+            seq_max: reader.u64()?,
+            rows: reader.u64()?,
+            bytes: reader.u64()?,
+            time_min: reader.i64()?,
+            time_max: reader.i64()?,
+        }))
+    }
+
+    fn summary_removed(reader: &mut Reader<'_>) -> Option<Self> {
+        Some(Self::SummaryRemoved { segment: reader.u64()?, id: reader.u64()? })
     }
 
     fn table_renamed(reader: &mut Reader<'_>) -> Option<Self> {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::summary::Step;
+
 /// Rows of one device that an operator deleted. Holds for what was in the log before it, and for nothing that came later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Erasure {
@@ -35,7 +37,7 @@ impl Erasure {
     }
 }
 
-/// For how long a table keeps what; `None` is for ever.
+/// For how long a table keeps what. `None`: rows for ever, steps as long as the rows that they tell of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Retention {
     /// Rows, in nanoseconds.
@@ -52,6 +54,21 @@ impl Retention {
     /// Rows, then summaries from short to long steps.
     pub fn parts(&self) -> [Option<u64>; 4] {
         [self.raw_ns, self.minute_ns, self.hour_ns, self.day_ns]
+    }
+
+    /// For how long steps are kept beyond their rows; `None` when they go with them.
+    pub fn kept(&self, step: Step) -> Option<u64> {
+        let own = match step {
+            Step::Minute => self.minute_ns,
+            Step::Hour => self.hour_ns,
+            Step::Day => self.day_ns,
+        };
+        own.filter(|own| self.raw_ns.is_some_and(|raw| *own > raw))
+    }
+
+    /// The steps that are kept beyond their rows.
+    pub fn kept_steps(&self) -> Vec<Step> {
+        Step::ALL.into_iter().filter(|step| self.kept(*step).is_some()).collect()
     }
 
     /// Whether everything is kept for ever.

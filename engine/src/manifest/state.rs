@@ -7,6 +7,7 @@ use super::edit::Edit;
 use super::erasure::{Erasure, Retention};
 use super::heads::heads_name;
 use crate::segment::segment_name;
+use crate::summary::{SummaryMeta, summary_name};
 use crate::types::{FieldDef, LogPosition, TableSchema};
 
 /// What the manifest knows about a segment.
@@ -59,7 +60,9 @@ pub struct ManifestState {
     pub retention: BTreeMap<Arc<str>, Retention>,
     /// First time that a table still has, where something was cut off.
     pub cut_offs: BTreeMap<Arc<str>, i64>,
-    /// A number that no segment has had.
+    /// Summaries, by the segment that they tell of and their own number. One whose segment is not there stands for it.
+    pub summaries: BTreeMap<(u64, u64), SummaryMeta>,
+    /// A number that no segment and no summary has had.
     pub next_segment_id: u64,
     /// A number that no heads file has had.
     pub next_heads_id: u64,
@@ -115,6 +118,10 @@ impl ManifestState {
                 if self.segments.remove(id).is_none() {
                     return Err(format!("segment {id} removed, not being there"));
                 }
+                // What is to stay is added again behind this edit: nothing can be left standing by mistake.
+                for summary in self.summaries_of(*id).map(|meta| meta.id).collect::<Vec<_>>() {
+                    self.summaries.remove(&(*id, summary));
+                }
             }
             Edit::LogReleased { shard, position } => {
                 self.check_shard(*shard)?;
@@ -168,14 +175,33 @@ impl ManifestState {
             }
             Edit::TableDropped { table } => self.drop_table(table)?,
             Edit::TableRenamed { from, to } => self.rename_table(from, to)?,
+            Edit::SummaryAdded(meta) => {
+                self.check_shard(meta.shard)?;
+                if self.segments.contains_key(&meta.id) || self.summaries.contains_key(&(meta.segment, meta.id)) {
+                    return Err(format!("summary {} added, its number being taken", meta.id));
+                }
+                self.next_segment_id = self.next_segment_id.max(meta.id.saturating_add(1));
+                self.summaries.insert((meta.segment, meta.id), meta.clone());
+            }
+            Edit::SummaryRemoved { segment, id } => {
+                if self.summaries.remove(&(*segment, *id)).is_none() {
+                    return Err(format!("summary {id} of segment {segment} removed, not being there"));
+                }
+            }
         }
         Ok(())
+    }
+
+    /// The summaries of a segment.
+    pub fn summaries_of(&self, segment: u64) -> impl Iterator<Item = &SummaryMeta> {
+        self.summaries.range((segment, 0)..=(segment, u64::MAX)).map(|(_, meta)| meta)
     }
 
     fn drop_table(&mut self, table: &str) -> Result<(), String> {
         let at = self.tables.iter().position(|known| &*known.name == table);
         self.tables.remove(at.ok_or_else(|| format!("table {table} dropped, not being there"))?);
         self.segments.retain(|_, meta| &*meta.table != table);
+        self.summaries.retain(|_, meta| &*meta.table != table);
         self.erasures.retain(|_, erasure| erasure.table.as_deref() != Some(table));
         self.retention.remove(table);
         self.cut_offs.remove(table);
@@ -189,6 +215,9 @@ impl ManifestState {
         let table = self.tables.iter_mut().find(|known| &*known.name == from);
         table.ok_or_else(|| format!("table {from} renamed, not being there"))?.name = to.clone();
         for meta in self.segments.values_mut().filter(|meta| &*meta.table == from) {
+            meta.table = to.clone();
+        }
+        for meta in self.summaries.values_mut().filter(|meta| &*meta.table == from) {
             meta.table = to.clone();
         }
         for erasure in self.erasures.values_mut().filter(|erasure| erasure.table.as_deref() == Some(from)) {
@@ -205,7 +234,8 @@ impl ManifestState {
 
     /// Names of the immutable files that stay for as long as this state lists them, and that a reader can hold.
     pub fn lasting_files(&self) -> Vec<String> {
-        self.segments.keys().map(|id| segment_name(*id)).collect()
+        let summaries = self.summaries.keys().map(|(_, id)| summary_name(*id));
+        self.segments.keys().map(|id| segment_name(*id)).chain(summaries).collect()
     }
 
     /// Names of the heads files: replaced at each flush.
@@ -231,6 +261,7 @@ impl ManifestState {
             }));
         }
         edits.extend(self.segments.values().cloned().map(Edit::SegmentAdded));
+        edits.extend(self.summaries.values().cloned().map(Edit::SummaryAdded));
         for (shard, position) in (0..).zip(&self.released) {
             edits.push(Edit::LogReleased { shard, position: *position });
         }

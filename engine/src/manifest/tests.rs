@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::storage::Memory;
 use crate::storage::faulty::{Fault, Faulty, Operation};
+use crate::summary::{Step, SummaryMeta};
 use crate::types::{FieldType, Head, LogPosition, ProducerId, SeqNo};
 
 fn created() -> Edit {
@@ -62,6 +63,15 @@ fn groups() -> Vec<Vec<Edit>> {
         ],
         vec![Edit::ErasureRemoved { number: 4 }, retention("flow", 1), retention("flow", 0), cut_off("flow", 9)],
         vec![Edit::TableRenamed { from: "power".into(), to: "energy".into() }, field("power", "volts", FieldType::I64)],
+        vec![
+            summary(21, 6, "energy"),
+            summary(22, 6, "energy"),
+            summary(23, 9, "energy"),
+            // Its summaries go with a segment; one comes back to stand for it.
+            Edit::SegmentRemoved { id: 9 },
+            summary(23, 9, "energy"),
+            Edit::SummaryRemoved { segment: 6, id: 22 },
+        ],
         vec![Edit::TableDropped { table: "flow".into() }, erasure(9, Some("energy"))],
     ]
 }
@@ -76,6 +86,22 @@ fn erasure(number: u64, table: Option<&str>) -> Edit {
         end_ns: number as i64,
         before_seq: number + 5,
         created_ns: 1_700_000_000_000_000_000,
+    })
+}
+
+fn summary(id: u64, segment: u64, table: &str) -> Edit {
+    Edit::SummaryAdded(SummaryMeta {
+        id,
+        segment,
+        shard: (segment % 2) as u32,
+        table: table.into(),
+        step: Step::ALL[id as usize % 3],
+        seq_min: segment,
+        seq_max: segment + 3,
+        rows: 24,
+        bytes: 999,
+        time_min: i64::MIN,
+        time_max: -5,
     })
 }
 
@@ -131,6 +157,7 @@ fn edits_add_up_to_the_same_state_after_reopening() {
     assert_eq!(state.erasures.keys().copied().collect::<Vec<_>>(), [3, 9]);
     assert_eq!((state.retention["energy"].raw_ns, state.cut_offs["energy"]), (Some(30 * 86_400_000_000_000), 5));
     assert_eq!(state.next_erasure(), 10);
+    assert_eq!(state.summaries.keys().copied().collect::<Vec<_>>(), [(6, 21), (9, 23)]);
     assert_eq!(state.attributes.len(), 1);
     // A snapshot makes the same state.
     assert_eq!(model(&[state.snapshot()]), state);

@@ -134,14 +134,14 @@ impl Memtable {
         Mark(self.tables.read().get(table).map_or(0, |t| t.chunks.len() as u32))
     }
 
-    /// Devices with rows before `mark`, in order of their first row.
-    pub fn devices(&self, table: &str, mark: Mark) -> Vec<MemtableDevice> {
+    /// Devices with rows before `mark` that are not older than `from_ns`, in order of their first row.
+    pub fn devices(&self, table: &str, mark: Mark, from_ns: i64) -> Vec<MemtableDevice> {
         let tables = self.tables.read();
         let Some(table) = tables.get(table) else { return Vec::new() };
         table
             .devices
             .iter()
-            .filter(|d| d.runs.first().is_some_and(|r| r.chunk < mark.0))
+            .filter(|d| d.runs.first().is_some_and(|r| r.chunk < mark.0) && table.reaches(d, mark, from_ns))
             .map(|d| MemtableDevice { id: Arc::clone(&d.id), received_ns: (d.received_first_ns, d.received_last_ns) })
             .collect()
     }
@@ -200,6 +200,15 @@ impl Memtable {
 }
 
 impl TableRows {
+    /// Whether the device has a row before `mark` that is not older than `from_ns`.
+    fn reaches(&self, device: &DeviceRuns, mark: Mark, from_ns: i64) -> bool {
+        let times =
+            |run: &Run| &self.chunks[run.chunk as usize].times[run.start as usize..(run.start + run.len) as usize];
+        // The last rows are the youngest, nearly always, so the first look decides.
+        let mut runs = device.runs.iter().rev().skip_while(|run| run.chunk >= mark.0);
+        from_ns == i64::MIN || runs.any(|run| times(run).iter().rev().any(|time| *time >= from_ns))
+    }
+
     /// Takes a batch; returns the bytes it adds.
     fn append(&mut self, batch: Batch, schema: &TableSchema, received_ns: i64) -> usize {
         let chunk_index = u32::try_from(self.chunks.len()).expect("a memtable is sealed long before 2^32 batches");

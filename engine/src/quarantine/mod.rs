@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use tidewell_codec::{Batch, BatchField, Column, DeviceRuns};
 
+use crate::catalog;
 use crate::error::Result;
 use crate::snapshot::{Snapshot, TableView};
 use crate::types::Rows;
@@ -105,7 +106,7 @@ impl Snapshot {
     /// A damaged segment.
     pub fn quarantined(&self, wanted: impl Fn(&str) -> bool) -> Result<Vec<Quarantined>> {
         let mut found = Vec::new();
-        for shadow in self.catalog.tables() {
+        for shadow in catalog::sorted(&self.tables) {
             let Some(table) = table_of(&shadow.name) else { continue };
             let Some(view) = self.table(&shadow.name) else { continue };
             let mut devices: BTreeMap<Arc<str>, (i64, i64)> = BTreeMap::new();

@@ -33,6 +33,12 @@ impl Mask {
         self.spans().get(at).is_some_and(|(first, _)| *first <= time)
     }
 
+    /// Whether some time of `first..=last` is gone.
+    pub fn touches(&self, first: i64, last: i64) -> bool {
+        let at = self.spans().partition_point(|(_, end)| *end < first);
+        self.spans().get(at).is_some_and(|(start, _)| *start <= last)
+    }
+
     /// What is left of `first..=last`, in time order.
     pub fn left_of(&self, first: i64, last: i64) -> impl Iterator<Item = (i64, i64)> + '_ {
         let mut spans = self.spans()[self.spans().partition_point(|(_, end)| *end < first)..].iter();
@@ -90,6 +96,7 @@ mod tests {
             let left: Vec<(i64, i64)> = mask.left_of(first, last).collect();
             for time in first..=last {
                 prop_assert_eq!(mask.covers(time), gone(time));
+                prop_assert_eq!(mask.touches(first, time), (first..=time).any(gone));
                 prop_assert_eq!(left.iter().any(|(a, b)| (*a..=*b).contains(&time)), !gone(time), "{}", time);
             }
             prop_assert!(left.iter().all(|(a, b)| first <= *a && a <= b && *b <= last));

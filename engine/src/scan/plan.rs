@@ -17,6 +17,7 @@ const MERGE_ROWS: usize = 32_768;
 const MEMORY_ROWS: usize = 16_384;
 
 /// Where rows of one device come from. Sources are listed in log order: later ones win.
+#[derive(Clone)]
 pub enum Source {
     /// The device's blocks in one segment.
     Blocks(DeviceBlocks),

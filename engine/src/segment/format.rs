@@ -31,7 +31,7 @@ pub(crate) const NAME_MAX: usize = 256;
 pub(crate) const FIELDS_MAX: usize = 1_024;
 /// Most rows of a block: what a reader is willing to allocate for.
 pub(crate) const BLOCK_ROWS_MAX: usize = 65_536;
-const HEADER_LEN_MAX: u32 = 1 << 20;
+pub(crate) const HEADER_LEN_MAX: u32 = 1 << 20;
 
 // The end of an id on an index page is a u16; a header of the most and longest names fits its maximum.
 const _: () = assert!(DEVICES_PER_PAGE * NAME_MAX <= u16::MAX as usize);
@@ -141,12 +141,12 @@ impl Header {
     }
 }
 
-fn put_name(out: &mut Vec<u8>, name: &str) {
+pub(crate) fn put_name(out: &mut Vec<u8>, name: &str) {
     out.extend_from_slice(&(name.len() as u16).to_le_bytes());
     out.extend_from_slice(name.as_bytes());
 }
 
-fn take_name(cursor: &mut Cursor<'_>, what: &'static str) -> Result<Arc<str>, Flaw> {
+pub(crate) fn take_name(cursor: &mut Cursor<'_>, what: &'static str) -> Result<Arc<str>, Flaw> {
     let len = usize::from(cursor.u16(what)?);
     let bytes = cursor.take(len, what)?;
     match std::str::from_utf8(bytes) {

@@ -4,16 +4,16 @@
 //! device in memory: it is opened by its header and the root of its index, and everything else is looked up in the
 //! mapped file and checked where it is touched. The bytes are in `docs/format/segment.md` and `format`.
 
-mod bytes;
+pub(crate) mod bytes;
 mod directory;
 mod dump;
-mod format;
-mod index;
-mod reader;
+pub(crate) mod format;
+pub(crate) mod index;
+pub(crate) mod reader;
 mod stats;
 mod verify;
 mod writer;
-mod zone;
+pub(crate) mod zone;
 
 #[cfg(test)]
 pub(crate) mod tests;

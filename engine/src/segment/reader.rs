@@ -188,7 +188,7 @@ impl Segment {
     }
 }
 
-fn checked<'a>(name: &str, bytes: &'a [u8], offset: u64, len: u64) -> Result<&'a [u8]> {
+pub(crate) fn checked<'a>(name: &str, bytes: &'a [u8], offset: u64, len: u64) -> Result<&'a [u8]> {
     let range = usize::try_from(offset).ok().zip(offset.checked_add(len).and_then(|end| usize::try_from(end).ok()));
     let part = range.and_then(|(start, end)| bytes.get(start..end)).filter(|part| part.len() >= CRC_LEN);
     let Some(part) = part else {

@@ -15,11 +15,11 @@ const CONSTANT: u8 = 1 << 2;
 const SUM_APART: u8 = 1 << 3;
 /// Upper half of the flags of a double: the decimal places, or this for raw bytes.
 const RAW: u8 = 15;
-const PLACES_MAX: u8 = 14;
+pub(crate) const PLACES_MAX: u8 = 14;
 /// Integers up to here are exact doubles.
-const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+pub(crate) const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
 
-const POWERS: [f64; PLACES_MAX as usize + 1] =
+pub(crate) const POWERS: [f64; PLACES_MAX as usize + 1] =
     [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14];
 
 /// Appends the zone map of a field that has at least one value; its `rows` are the block's and not repeated.
@@ -95,7 +95,7 @@ fn encode_f64(stats: &FieldStats, flags: &mut u8, body: &mut Vec<u8>) {
 }
 
 /// `n` with `value == n / 10^places` to the bit.
-fn decimal(value: f64, places: u8) -> Option<i64> {
+pub(crate) fn decimal(value: f64, places: u8) -> Option<i64> {
     let power = POWERS[usize::from(places)];
     let n = (value * power).round();
     // The comparison is false for NaN and infinities, too.

@@ -23,7 +23,7 @@ use crate::limits::{DISK_RESERVE_BYTES, FROZEN_MEMTABLES_MAX, GROUP_BATCHES_MAX,
 use crate::memtable::Memtable;
 use crate::quarantine;
 use crate::storage::Storage;
-use crate::types::{Durability, LogPosition, ProducerId, SeqNo};
+use crate::types::{Durability, LogPosition, ProducerId, SeqNo, TableSchema};
 
 /// Free bytes from which on a full disk is called full no more: the reserve and one group.
 const ROOM_BYTES: u64 = DISK_RESERVE_BYTES + GROUP_BYTES_MAX as u64;
@@ -61,6 +61,8 @@ pub struct LogHold;
 
 struct Staged {
     append: Append,
+    /// The table as the batch was admitted to it.
+    schema: Arc<TableSchema>,
     /// Already applied, or in this group: acknowledged with it, not written again.
     duplicate: bool,
     /// Acknowledged already, at level `received`.
@@ -125,6 +127,21 @@ impl ShardCore {
             return;
         }
         self.skip(producer, seq);
+        // Since the batch was checked its table may have been dropped, renamed, or made anew with other types.
+        let last_ns = quarantine::last_allowed(append.received_ns, self.config.max_future);
+        let admitted = self.catalog.admit(&append.batch).and_then(|schema| {
+            if quarantine::is_ahead(&append.batch, last_ns) {
+                self.catalog.admit_to(&quarantine::shadow_of(&append.batch.table), &append.batch)?;
+            }
+            Ok(schema)
+        });
+        let schema = match admitted {
+            Ok(schema) => schema,
+            Err(refusal) => {
+                self.refuse(&append, refusal);
+                return;
+            }
+        };
         let head = self.staged_heads.get(&producer).copied().unwrap_or_else(|| self.heads.read().last(producer));
         let duplicate = seq <= head;
         if !duplicate {
@@ -142,7 +159,7 @@ impl ShardCore {
         if told {
             append.settle(Ok(()));
         }
-        self.staged.push(Staged { append, duplicate, told });
+        self.staged.push(Staged { append, schema, duplicate, told });
     }
 
     /// Whether the group should be committed before more is staged.
@@ -194,7 +211,7 @@ impl ShardCore {
         let mut fresh = Vec::with_capacity(staged.len());
         {
             let mut heads = self.heads.write();
-            for Staged { append, duplicate, told: told_before } in staged {
+            for Staged { append, schema, duplicate, told: told_before } in staged {
                 let Append { producer, seq, batch, received_ns, ticket, sink, .. } = append;
                 if duplicate {
                     self.stats.duplicate_batches.add(1);
@@ -202,13 +219,17 @@ impl ShardCore {
                     heads.advance(producer, seq, received_ns);
                     self.stats.batches.add(1);
                     self.stats.rows.add(batch.times.len() as u64);
+                    let (batch, expired) = view.masks.without_expired(batch);
+                    self.stats.rows_expired.add(expired as u64);
                     let last_ns = quarantine::last_allowed(received_ns, self.config.max_future);
                     let (rows, ahead) = quarantine::split(batch, last_ns);
                     self.stats.quarantined_rows.add(ahead.as_ref().map_or(0, |batch| batch.times.len() as u64));
-                    for batch in rows.into_iter().chain(ahead) {
-                        if let Some(schema) = self.catalog.table(&batch.table) {
-                            fresh.push((batch, schema, received_ns));
-                        }
+                    fresh
+                        .extend(rows.filter(|batch| !batch.times.is_empty()).map(|batch| (batch, schema, received_ns)));
+                    if let Some(batch) = ahead
+                        && let Some(schema) = self.catalog.table(&batch.table)
+                    {
+                        fresh.push((batch, schema, received_ns));
                     }
                 }
                 if !told_before {
@@ -242,7 +263,7 @@ impl ShardCore {
                 poisoned(self.shard, &error.to_string())
             }
         };
-        for Staged { append, duplicate, told } in staged {
+        for Staged { append, duplicate, told, .. } in staged {
             // Lost, as `received` allows; its sender will not send it again, so nothing may wait for it.
             if told {
                 self.stats.refused_batches.add(1);

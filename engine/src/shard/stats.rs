@@ -36,6 +36,8 @@ pub struct ShardStats {
     pub waiting_producers: Counter,
     /// Rows applied, replaced ones included.
     pub rows: Counter,
+    /// Rows older than what their table keeps: acknowledged, not stored.
+    pub rows_expired: Counter,
     /// Rows too far in the future, set aside.
     pub quarantined_rows: Counter,
     /// Bytes written to the log, headers and padding included.

@@ -1,5 +1,6 @@
 //! Owns the set of memtables and segments that a shard's readers see; does not read them.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,6 +13,7 @@ use crate::memory::MemoryBudget;
 use crate::memtable::Memtable;
 use crate::segment::Segment;
 use crate::storage::Storage;
+use crate::summary::LiveSummary;
 
 /// An open segment; its file goes with the last holder once it has been replaced.
 pub struct LiveSegment {
@@ -19,6 +21,13 @@ pub struct LiveSegment {
     pub meta: SegmentMeta,
     /// The reader.
     pub segment: Arc<Segment>,
+    /// Its steps, the longest first.
+    pub summaries: Vec<Arc<LiveSummary>>,
+    file: Arc<StoredFile>,
+}
+
+/// The file of a segment, shared by all that was said of the segment in its time and that older snapshots hold.
+struct StoredFile {
     name: String,
     storage: Arc<dyn Storage>,
     replaced: AtomicBool,
@@ -27,16 +36,44 @@ pub struct LiveSegment {
 impl LiveSegment {
     /// Wraps an open segment that is stored as `name`.
     pub fn new(meta: SegmentMeta, segment: Arc<Segment>, name: String, storage: Arc<dyn Storage>) -> Arc<Self> {
-        Arc::new(Self { meta, segment, name, storage, replaced: AtomicBool::new(false) })
+        let file = Arc::new(StoredFile { name, storage, replaced: AtomicBool::new(false) });
+        Arc::new(Self { meta, segment, summaries: Vec::new(), file })
     }
 
-    /// Says that the manifest no longer lists it: the file is removed when the last query lets go.
+    /// The same segment after its table got another name.
+    fn renamed(&self, table: &Arc<str>) -> Arc<Self> {
+        Arc::new(Self {
+            meta: SegmentMeta { table: Arc::clone(table), ..self.meta.clone() },
+            segment: Arc::clone(&self.segment),
+            summaries: self.summaries.iter().map(|live| live.renamed(table)).collect(),
+            file: Arc::clone(&self.file),
+        })
+    }
+
+    /// The same segment with these summaries.
+    pub fn with_summaries(&self, mut summaries: Vec<Arc<LiveSummary>>) -> Arc<Self> {
+        summaries.sort_by_key(|live| Reverse(live.meta.step));
+        Arc::new(Self {
+            meta: self.meta.clone(),
+            segment: Arc::clone(&self.segment),
+            summaries,
+            file: Arc::clone(&self.file),
+        })
+    }
+
+    /// Says that the manifest no longer lists it nor its summaries: the files are removed when the last query lets go.
     pub fn mark_replaced(&self) {
-        self.replaced.store(true, Ordering::Release);
+        self.mark_removed();
+        self.summaries.iter().for_each(|summary| summary.mark_replaced());
+    }
+
+    /// Says that the manifest no longer lists the segment, of which summaries may stay.
+    pub fn mark_removed(&self) {
+        self.file.replaced.store(true, Ordering::Release);
     }
 }
 
-impl Drop for LiveSegment {
+impl Drop for StoredFile {
     fn drop(&mut self) {
         if self.replaced.load(Ordering::Acquire)
             && let Err(error) = self.storage.remove(&self.name)
@@ -47,11 +84,16 @@ impl Drop for LiveSegment {
     }
 }
 
+/// Segments by table, oldest first.
+pub type SegmentMap = HashMap<Arc<str>, Vec<Arc<LiveSegment>>>;
+
 /// One moment of a shard: sources in log order are segments, then sealed memtables, then the active one.
 #[derive(Clone)]
 pub struct ShardView {
     /// Segments by table, oldest first.
-    pub segments: Arc<HashMap<Arc<str>, Vec<Arc<LiveSegment>>>>,
+    pub segments: Arc<SegmentMap>,
+    /// Summaries by table that stand for segments that are gone, oldest first.
+    pub kept: Arc<HashMap<Arc<str>, Vec<Arc<LiveSummary>>>>,
     /// What is gone for readers though segments still have it.
     pub masks: Arc<Masks>,
     /// Sealed memtables that are not in segments yet, oldest first.
@@ -71,6 +113,7 @@ impl SharedView {
     pub fn new(segments: Vec<Arc<LiveSegment>>, masks: Masks, memory: Arc<MemoryBudget>) -> Self {
         let view = ShardView {
             segments: Arc::new(by_table(segments)),
+            kept: Arc::default(),
             masks: Arc::new(masks),
             sealed: Vec::new(),
             active: Arc::new(Memtable::counted(&memory)),
@@ -113,10 +156,97 @@ impl SharedView {
         });
     }
 
+    /// Puts a segment with summaries in the place of itself without; false when it is not there any more.
+    pub fn add_summaries(&self, id: u64, summaries: Vec<Arc<LiveSummary>>) -> bool {
+        let mut found = false;
+        self.change(|view| {
+            let replace = |live: &Arc<LiveSegment>| match live.meta.id == id {
+                true => {
+                    found = true;
+                    let all = live.summaries.iter().chain(&summaries).cloned().collect();
+                    live.with_summaries(all)
+                }
+                false => Arc::clone(live),
+            };
+            view.segments = Arc::new(by_table(view.segments.values().flatten().map(replace).collect()));
+        });
+        found
+    }
+
+    /// Takes segments away whose rows are beyond retention, and keeps some of their summaries.
+    pub fn expire_segments(&self, ids: &[u64], kept: &[Arc<LiveSummary>]) {
+        self.change(|view| {
+            let (old, left): (Vec<_>, Vec<_>) =
+                view.segments.values().flatten().cloned().partition(|s| ids.contains(&s.meta.id));
+            view.segments = Arc::new(by_table(left));
+            let all = view.kept.values().flatten().chain(kept).cloned().collect();
+            view.kept = Arc::new(kept_by_table(all));
+            for live in old {
+                live.mark_removed();
+                let gone = live.summaries.iter().filter(|s| kept.iter().all(|kept| kept.meta.id != s.meta.id));
+                gone.for_each(|summary| summary.mark_replaced());
+            }
+        });
+    }
+
+    /// Takes summaries away that stand for segments that are gone, and puts others in their place.
+    pub fn replace_kept(&self, ids: &[u64], new: Vec<Arc<LiveSummary>>) {
+        self.change(|view| {
+            let (old, left): (Vec<_>, Vec<_>) =
+                view.kept.values().flatten().cloned().partition(|s| ids.contains(&s.meta.id));
+            view.kept = Arc::new(kept_by_table(left.into_iter().chain(new).collect()));
+            old.iter().for_each(|summary| summary.mark_replaced());
+        });
+    }
+
     /// Takes the masks over from the manifest, whose edits come first.
     pub fn set_masks(&self, state: &ManifestState, shard: u32) {
         let masks = Arc::new(Masks::new(state, shard));
         self.change(|view| view.masks = masks);
+    }
+
+    /// Takes the masks over and lets go of segments that the manifest removed, whose files go with their last reader.
+    pub fn cut_off(&self, state: &ManifestState, shard: u32, gone: &[u64]) {
+        let masks = Arc::new(Masks::new(state, shard));
+        self.change(|view| {
+            view.masks = masks;
+            let (old, kept): (Vec<_>, Vec<_>) = {
+                let all = view.segments.values().flatten().cloned();
+                all.partition(|s| gone.binary_search(&s.meta.id).is_ok())
+            };
+            if !old.is_empty() {
+                view.segments = Arc::new(by_table(kept));
+                old.iter().for_each(|s| s.mark_replaced());
+            }
+        });
+    }
+
+    /// Takes masks and segments over after a table was dropped or renamed. The memtables must be empty.
+    pub fn change_tables(&self, state: &ManifestState, shard: u32) {
+        let masks = Arc::new(Masks::new(state, shard));
+        self.change(|view| {
+            view.masks = masks;
+            let now = view.segments.values().flatten().filter_map(|live| match state.segments.get(&live.meta.id) {
+                Some(meta) if meta.table == live.meta.table => Some(Arc::clone(live)),
+                Some(meta) => Some(live.renamed(&meta.table)),
+                None => {
+                    live.mark_replaced();
+                    None
+                }
+            });
+            view.segments = Arc::new(by_table(now.collect()));
+            let kept = view.kept.values().flatten().filter_map(|live| {
+                match state.summaries.get(&(live.meta.segment, live.meta.id)) {
+                    Some(meta) if meta.table == live.meta.table => Some(Arc::clone(live)),
+                    Some(meta) => Some(live.renamed(&meta.table)),
+                    None => {
+                        live.mark_replaced();
+                        None
+                    }
+                }
+            });
+            view.kept = Arc::new(kept_by_table(kept.collect()));
+        });
     }
 
     fn change(&self, edit: impl FnOnce(&mut ShardView)) {
@@ -128,14 +258,27 @@ impl SharedView {
 }
 
 /// Groups segments by table, each in log order.
-fn by_table(segments: Vec<Arc<LiveSegment>>) -> HashMap<Arc<str>, Vec<Arc<LiveSegment>>> {
-    let mut tables: HashMap<Arc<str>, Vec<Arc<LiveSegment>>> = HashMap::new();
+fn by_table(segments: Vec<Arc<LiveSegment>>) -> SegmentMap {
+    let mut tables = SegmentMap::new();
     for segment in segments {
         tables.entry(Arc::clone(&segment.meta.table)).or_default().push(segment);
     }
     for list in tables.values_mut() {
         // Outputs of one compaction share a sequence range; they are disjoint in time, so their order is free.
         list.sort_by_key(|s| (s.meta.seq_max, s.meta.id));
+    }
+    tables
+}
+
+/// Groups summaries by table, each in log order.
+fn kept_by_table(summaries: Vec<Arc<LiveSummary>>) -> HashMap<Arc<str>, Vec<Arc<LiveSummary>>> {
+    let mut tables: HashMap<Arc<str>, Vec<Arc<LiveSummary>>> = HashMap::new();
+    for summary in summaries {
+        tables.entry(Arc::clone(&summary.meta.table)).or_default().push(summary);
+    }
+    for list in tables.values_mut() {
+        // Those of one segment lie together, the longest step first.
+        list.sort_by_key(|s| (s.meta.seq_max, s.meta.segment, Reverse(s.meta.step)));
     }
     tables
 }

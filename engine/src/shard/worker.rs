@@ -42,6 +42,8 @@ enum Command {
     Flush(Then, Sender<Result<()>>),
     /// Commit what is there, keep the log's files, and say where the log ends.
     HoldLog(Sender<(LogPosition, Arc<LogHold>)>),
+    /// As a flush, then stand still until the other end of the channel goes.
+    Pause(Receiver<()>, Sender<Result<()>>),
     /// Refuse everything behind this, then end.
     Stop,
 }
@@ -134,6 +136,16 @@ impl ShardSender {
         answer.recv().map_err(|_| closed())
     }
 
+    /// Puts everything that was acknowledged into segments, then stands still until the other end of `resumed` goes.
+    ///
+    /// # Errors
+    /// The shard is closed.
+    pub fn pause(&self, resumed: Receiver<()>) -> Result<FlushWait> {
+        let (reply, answer) = bounded(1);
+        self.0.send(Command::Pause(resumed, reply)).map_err(|_| closed())?;
+        Ok(FlushWait(answer))
+    }
+
     /// Batches in the queue.
     pub fn queued(&self) -> usize {
         self.0.len()
@@ -147,6 +159,19 @@ impl FlushWait {
     /// The failure that kept the rows from the disk, or that of what was to be done then.
     pub fn wait(self) -> Result<()> {
         self.0.recv().map_err(|_| closed())?
+    }
+
+    /// As [`Self::wait`], until `deadline`.
+    ///
+    /// # Errors
+    /// As [`Self::wait`], and when it takes longer.
+    pub fn wait_until(self, deadline: Instant) -> Result<()> {
+        self.0.recv_deadline(deadline).map_err(|error| match error {
+            RecvTimeoutError::Disconnected => closed(),
+            RecvTimeoutError::Timeout => Error::Invalid(
+                "the shards could not write their rows in time; is the disk full? try again later".into(),
+            ),
+        })?
     }
 }
 
@@ -193,7 +218,7 @@ impl Worker {
                 Command::Append(append) => {
                     append.settle(Err(Refusal::new(RefusalCode::ShuttingDown, "the node is going down")));
                 }
-                Command::Flush(_, reply) => {
+                Command::Flush(_, reply) | Command::Pause(_, reply) => {
                     let _ = reply.send(Err(closed()));
                 }
                 Command::Skip(..) | Command::HoldLog(_) | Command::Stop => {}
@@ -219,6 +244,14 @@ impl Worker {
                 Command::HoldLog(reply) => {
                     self.commit();
                     let _ = reply.send(self.core.hold_log());
+                }
+                Command::Pause(resumed, reply) => {
+                    self.commit();
+                    self.wait_for_room();
+                    self.seal();
+                    let _ = self.jobs.send(FlushJob::Barrier(Box::new(|_| Ok(())), reply));
+                    // Nothing is ever sent: the end of the channel is the sign.
+                    let _ = resumed.recv();
                 }
                 Command::Stop => {
                     self.commit();

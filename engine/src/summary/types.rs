@@ -1,7 +1,11 @@
 //! Owns the words of summaries: steps, aggregates per step, stretches of a scan; does not know files.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use tidewell_codec::{Column, FieldType};
 
+use super::reader::SummaryEntry;
 use crate::error::Result;
 use crate::limits::DAY_NS;
 use crate::scan::Part;
@@ -46,9 +50,22 @@ impl Step {
         Self::ALL.into_iter().find(|step| *step as u8 == byte)
     }
 
-    /// The start of the step that holds `time_ns`. Steps whose start lies before the first time there is begin with it.
-    pub const fn start_of(self, time_ns: i64) -> i64 {
-        time_ns.saturating_sub(time_ns.rem_euclid(self.width_ns()))
+    /// The number of the step that holds `time_ns`; the one that begins at 1970 is 0.
+    pub const fn number(self, time_ns: i64) -> i64 {
+        time_ns.div_euclid(self.width_ns())
+    }
+
+    /// The start of step `number`. The first step begins where time begins.
+    pub const fn start_of(self, number: i64) -> i64 {
+        number.saturating_mul(self.width_ns())
+    }
+
+    /// The last time of step `number`.
+    pub const fn last_of(self, number: i64) -> i64 {
+        match number.saturating_add(1).checked_mul(self.width_ns()) {
+            Some(end) => end - 1,
+            None => i64::MAX,
+        }
     }
 }
 
@@ -139,20 +156,26 @@ impl StepRows {
 /// Holds what it reads from, so it can be loaded at any time, on any thread, and more than once.
 #[derive(Debug)]
 pub struct StepPart {
-    step: Step,
-    first: i64,
-    last: i64,
+    entry: SummaryEntry,
+    /// Numbers of the steps.
+    numbers: Range<i64>,
+    fields: Arc<[FieldDef]>,
 }
 
 impl StepPart {
+    pub(super) fn new(entry: &SummaryEntry, numbers: Range<i64>, fields: &Arc<[FieldDef]>) -> Self {
+        Self { entry: entry.clone(), numbers, fields: Arc::clone(fields) }
+    }
+
     /// The length of its steps.
     pub fn step(&self) -> Step {
-        self.step
+        self.entry.summary().step()
     }
 
     /// The start of its first step and the last time of its last one, both inclusive.
     pub fn time_range(&self) -> (i64, i64) {
-        (self.first, self.last)
+        let step = self.step();
+        (step.start_of(self.numbers.start), step.last_of(self.numbers.end - 1))
     }
 
     /// Reads the aggregates of all fields of the scan; what `rows` held is replaced, its memory reused. On an error `rows`
@@ -161,8 +184,11 @@ impl StepPart {
     /// # Errors
     /// A damaged summary.
     pub fn load(&self, rows: &mut StepRows) -> Result<()> {
-        rows.clear(&[]);
-        Ok(())
+        let loaded = self.entry.load(self.numbers.clone(), &self.fields, rows);
+        if loaded.is_err() {
+            rows.clear(&[]);
+        }
+        loaded
     }
 }
 

@@ -14,7 +14,7 @@ use crate::segment::{Segment, SegmentSpec, SegmentWriter, segment_name};
 use crate::shard::core::Sealed;
 use crate::shard::{LiveSegment, ShardStats, SharedView};
 use crate::storage::Storage;
-use crate::types::TableSchema;
+use crate::types::{Column, Rows, TableSchema};
 use crate::upkeep::FileNumbers;
 use tidewell_codec::Tier;
 
@@ -74,18 +74,18 @@ impl Flusher {
         edits.push(Edit::ProducerHeads { shard: self.shard, number });
         edits.push(Edit::LogReleased { shard: self.shard, position: sealed.until });
         let segments = written.into_iter().map(|meta| open_live(&self.storage, meta)).collect::<Result<Vec<_>>>()?;
+        let flushed_bytes = segments.iter().map(|segment| segment.meta.bytes).sum();
         let old_heads = {
+            // Held until readers see the same: whoever takes segments out of the manifest meets them in the view.
             let mut manifest = self.manifest.lock();
             let old = manifest.state().heads_files[self.shard as usize];
             manifest.append(&edits)?;
+            self.view.replace_sealed(&sealed.memtable, segments);
             old
         };
         self.next_seq += 1;
-        for segment in &segments {
-            self.stats.flush_bytes.add(segment.meta.bytes);
-        }
+        self.stats.flush_bytes.add(flushed_bytes);
         self.stats.flushes.add(1);
-        self.view.replace_sealed(&sealed.memtable, segments);
         if let Some(old) = old_heads.map(|number| heads_name(self.shard, number))
             && let Err(error) = self.storage.remove(&old)
         {
@@ -127,10 +127,17 @@ impl Flusher {
             seq_max: self.next_seq,
             created_ns: now_ns,
         };
+        let cut_off = self.view.load().masks.cut_off(&schema.name);
         let mut writer = SegmentWriter::create(Arc::clone(&self.storage), spec)?;
         sealed.memtable.drain_table(schema, |device, rows| {
-            writer.push_device(&device.id, device.received_ns, &sort_unique(rows))
+            let rows = rows_from(sort_unique(rows), cut_off);
+            if rows.times.is_empty() { Ok(()) } else { writer.push_device(&device.id, device.received_ns, &rows) }
         })?;
+        if writer.rows() == 0 {
+            // All of them became too old while they were in memory.
+            writer.discard()?;
+            return Ok(None);
+        }
         let summary = writer.finish()?;
         Ok(Some(SegmentMeta {
             id,
@@ -159,6 +166,21 @@ impl Flusher {
         })
         .collect()
     }
+}
+
+/// The rows that are not older than `from_ns`; `rows` are sorted.
+fn rows_from(rows: Rows, from_ns: i64) -> Rows {
+    let first = rows.times.partition_point(|time| *time < from_ns);
+    if first == 0 {
+        return rows;
+    }
+    let columns = rows.columns.iter().map(|column| {
+        let mut kept = Column::new(column.field_type());
+        kept.extend_from(column, first..rows.times.len());
+        kept.normalise();
+        kept
+    });
+    Rows { columns: columns.collect(), times: rows.times[first..].to_vec() }
 }
 
 /// Opens a segment that the manifest lists, or is about to.

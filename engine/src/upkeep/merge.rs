@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::days::{Split, day_of};
 use super::output::Outputs;
+use crate::erase::Masks;
 use crate::error::{Error, Result};
 use crate::scan::{Source, plan};
 use crate::segment::{DeviceBlocks, DeviceEntry};
@@ -34,20 +35,20 @@ pub struct DeviceSources {
 pub type Found<'a> = (&'a LiveSegment, DeviceBlocks);
 
 /// What a merge reads of one device: the one place that decides which rows of the inputs are carried on.
-pub fn device_sources(_device: &str, found: Vec<Found<'_>>) -> DeviceSources {
+pub fn device_sources(device: &str, found: Vec<Found<'_>>, masks: &Masks) -> DeviceSources {
     let mut received = (i64::MAX, i64::MIN);
     let mut time_range = (i64::MAX, i64::MIN);
     let mut sources = Vec::with_capacity(found.len());
-    for (_, blocks) in found {
+    for (input, blocks) in found {
         received = (received.0.min(blocks.received().0), received.1.max(blocks.received().1));
         let (first, last) = blocks.time_range();
         time_range = (time_range.0.min(first), time_range.1.max(last));
-        sources.push(Source::Blocks(blocks));
+        sources.push(masks.source(&input.meta, device, blocks));
     }
     DeviceSources { received, sources, time_range }
 }
 
-/// Writes the rows of `inputs`, which are in log order, to `outputs`, cut by `split`.
+/// Writes the rows of `inputs`, which are in log order, to `outputs`, cut by `split`; without those that `masks` hide.
 ///
 /// # Errors
 /// A damaged input, a failed write, or `stopping`.
@@ -55,22 +56,24 @@ pub fn merge(
     inputs: &[Arc<LiveSegment>],
     schema: &TableSchema,
     split: &Split,
+    masks: &Masks,
     outputs: &mut Outputs<'_>,
     stopping: &AtomicBool,
 ) -> Result<()> {
     let fields: Arc<[FieldDef]> = schema.fields.iter().cloned().collect();
     let mut rows = Rows::default();
+    let cut_off = masks.cut_off(&schema.name);
     for (start, end) in windows(inputs, split)? {
         let mut devices = Devices::new(inputs)?;
         while let Some((device, found)) = devices.next()? {
             if stopping.load(Ordering::Relaxed) {
                 return Err(Error::Invalid("the merge was given up: the node goes down".into()));
             }
-            let DeviceSources { received, sources, time_range } = device_sources(device, found);
+            let DeviceSources { received, sources, time_range } = device_sources(device, found, masks);
             if time_range.1 < start || (time_range.0 >= end && end != i64::MAX) {
                 continue;
             }
-            for part in plan(sources, &fields, start, end) {
+            for part in plan(sources, &fields, start.max(cut_off), end) {
                 part.load(&mut rows)?;
                 outputs.push(split, device, received, &rows)?;
             }

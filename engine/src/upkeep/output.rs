@@ -12,6 +12,7 @@ use crate::limits::{COLD_BLOCK_ROWS, HOT_BLOCK_ROWS, SEGMENT_ROWS_MAX};
 use crate::manifest::{Edit, SegmentMeta};
 use crate::segment::{SegmentSpec, SegmentWriter, segment_name};
 use crate::storage::Storage;
+use crate::summary::{Step, SummaryBuild, SummaryMeta};
 use crate::types::{Rows, TableSchema};
 
 /// Something that is written beside an output segment from the very rows that go into it.
@@ -19,8 +20,8 @@ use crate::types::{Rows, TableSchema};
 /// For each device: `begin_device`, then its rows in rising time with one column for each field of the table, then
 /// `end_device`. Devices ascend. In the end either `finish` or `discard`.
 pub trait MergeSink: Send {
-    /// The rows of `device` come next.
-    fn begin_device(&mut self, device: &str);
+    /// The rows of `device` come next; `received` is when its first and last batch came.
+    fn begin_device(&mut self, device: &str, received: (i64, i64));
 
     /// Rows of the device, later than all before.
     ///
@@ -70,6 +71,8 @@ pub struct OutputSpec {
     pub seq_max: u64,
     /// The highest erasure that the outputs need not be masked for.
     pub clean: u64,
+    /// Steps that the table keeps beyond its rows.
+    pub kept_steps: Vec<Step>,
     /// Time of the node's clock.
     pub created_ns: i64,
 }
@@ -84,6 +87,14 @@ pub struct Finished {
 }
 
 impl Finished {
+    /// The summaries that were written beside it.
+    pub fn summaries(&self) -> impl Iterator<Item = &SummaryMeta> {
+        self.beside.iter().flat_map(|beside| &beside.edits).filter_map(|edit| match edit {
+            Edit::SummaryAdded(meta) => Some(meta),
+            _ => None,
+        })
+    }
+
     /// Removes the files of a merge that is given up.
     pub fn remove(self, storage: &dyn Storage) {
         let beside = self.beside.into_iter().flat_map(|beside| beside.files);
@@ -94,9 +105,17 @@ impl Finished {
     }
 }
 
-/// What shall be written beside a segment of `spec`.
-fn sinks(_spec: &OutputSpec) -> Vec<Box<dyn MergeSink>> {
-    Vec::new()
+/// What shall be written beside a segment. What is written in haste is merged again soon: summaries wait for that.
+fn sinks(
+    storage: &Arc<dyn Storage>,
+    numbers: &FileNumbers,
+    spec: &OutputSpec,
+    segment: &SegmentSpec,
+) -> Vec<Box<dyn MergeSink>> {
+    match spec.tier {
+        Tier::Cold => vec![Box::new(SummaryBuild::new(storage, segment, &spec.kept_steps, numbers))],
+        _ => Vec::new(),
+    }
 }
 
 /// One segment that is being written.
@@ -121,14 +140,15 @@ impl Output {
             seq_max: spec.seq_max,
             created_ns: spec.created_ns,
         };
+        let sinks = sinks(storage, numbers, spec, &segment);
         let writer = SegmentWriter::create(Arc::clone(storage), segment)?;
-        Ok(Self { id, writer, sinks: sinks(spec), in_device: false })
+        Ok(Self { id, writer, sinks, in_device: false })
     }
 
     fn push(&mut self, device: &str, received: (i64, i64), rows: &Rows) -> Result<()> {
         if !self.in_device {
             self.writer.begin_device(device, received);
-            self.sinks.iter_mut().for_each(|sink| sink.begin_device(device));
+            self.sinks.iter_mut().for_each(|sink| sink.begin_device(device, received));
             self.in_device = true;
         }
         self.writer.push_rows(rows)?;

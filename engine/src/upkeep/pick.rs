@@ -9,6 +9,8 @@ use std::sync::Arc;
 use tidewell_codec::Tier;
 
 use super::days::{Split, day_of, group_of};
+use crate::erase::Masks;
+use crate::error::Result;
 use crate::limits::COMPACTION_FAN_IN;
 use crate::shard::LiveSegment;
 
@@ -49,7 +51,32 @@ pub fn unfinished(segments: &[Arc<LiveSegment>]) -> Vec<Due> {
     partitions(segments).into_iter().filter(unfinished).map(whole).collect()
 }
 
-fn whole(inputs: Vec<Arc<LiveSegment>>) -> Due {
+/// A merge of segments with rows that were deleted before `deleted_before_ns`, or that lie before the table's cut-off: the
+/// flushed ones together, any other one by itself.
+///
+/// # Errors
+/// A damaged index.
+pub fn erasing(segments: &[Arc<LiveSegment>], masks: &Masks, deleted_before_ns: i64) -> Result<Option<Due>> {
+    for segment in segments {
+        let flushed_part = segment.meta.level == 0;
+        let cut = !flushed_part && masks.cut_share(&segment.meta) >= 0.5;
+        if cut || masks.has_work(segment, deleted_before_ns)? {
+            return Ok(if flushed_part { flushed(segments, 1) } else { Some(whole(vec![Arc::clone(segment)])) });
+        }
+    }
+    Ok(None)
+}
+
+/// Whether the segment may have rows that readers do not see any more.
+///
+/// # Errors
+/// A damaged index.
+pub fn hides_rows(segment: &LiveSegment, masks: &Masks, deleted_before_ns: i64) -> Result<bool> {
+    Ok(masks.cut_share(&segment.meta) > 0.0 || masks.has_work(segment, deleted_before_ns)?)
+}
+
+/// A merge of all of `inputs`.
+pub fn whole(inputs: Vec<Arc<LiveSegment>>) -> Due {
     let split = Split { wide: inputs.iter().flat_map(wide_group).collect() };
     Due { inputs, split }
 }

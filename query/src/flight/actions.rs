@@ -1,5 +1,6 @@
 //! Owns the actions of the query address: what each needs, does and returns; does not check certificates.
 
+mod backup;
 mod quarantine;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use tonic::Status;
 
 use super::auth::{Principal, Roles};
 use super::descriptor::no_sql;
+use super::erase;
 use super::status::engine_status;
 use super::store::Store;
 
@@ -30,13 +32,22 @@ pub(crate) enum Kind {
     Stats,
     Devices,
     Describe,
+    Delete,
+    RetentionSet,
+    RetentionGet,
+    TableList,
+    TableDrop,
+    TableRename,
     QuarantineList,
     QuarantineRelease,
     QuarantineDrop,
+    Backup,
+    BackupList,
+    BackupPrune,
 }
 
 /// Every action: name, kind, description.
-const ACTIONS: [(&str, Kind, &str); 8] = [
+const ACTIONS: [(&str, Kind, &str); 17] = [
     ("flush", Kind::Flush, "Writes rows in memory to segments. No body. Needs admin. Returns {\"flushed\":true}."),
     ("compact", Kind::Compact, "Merges segments now. No body. Needs admin. Returns {\"compacted\":true}."),
     ("stats", Kind::Stats, "Counters and sizes. No body. Needs reader. Returns one JSON object."),
@@ -51,6 +62,41 @@ const ACTIONS: [(&str, Kind, &str); 8] = [
         Kind::Describe,
         "Replaces the attributes of a device. Body: {\"device\":\"truck_1\",\"attributes\":{\"fleet\":\"north\"}}. \
          Needs writer. Returns {\"described\":\"truck_1\"}.",
+    ),
+    (
+        "delete",
+        Kind::Delete,
+        "Takes rows of devices away, from every answer at once and from the files with their next merge. Body: \
+         {\"device\":\"truck_1\"} or {\"devices\":[…]}, and as far as less than everything shall go \"table\", \"start\" \
+         (inclusive), \"end\" (exclusive). Without those the attributes go, too. Needs admin. Returns {\"deleted\":1}.",
+    ),
+    (
+        "retention.set",
+        Kind::RetentionSet,
+        "Sets for how long a table keeps its rows and summaries. Body: {\"table\":\"readings\",\"raw\":\"30d\",\"1m\":\"90d\",\
+         \"1h\":\"5y\",\"1d\":\"forever\"}; what is left out stays as it is. Needs admin. Returns what holds then.",
+    ),
+    (
+        "retention.get",
+        Kind::RetentionGet,
+        "For how long tables keep what (null: for ever), and the first time that is still there. Body: none or \
+         {\"table\":\"readings\"}. Needs reader. Returns one JSON object per table.",
+    ),
+    (
+        "table.list",
+        Kind::TableList,
+        "Tables with fields, sizes, retention. No body. Needs reader. Returns one JSON object per table.",
+    ),
+    (
+        "table.drop",
+        Kind::TableDrop,
+        "Takes a table away. Body: {\"table\":\"readings\"}. Needs admin. Returns {\"dropped\":\"readings\"}.",
+    ),
+    (
+        "table.rename",
+        Kind::TableRename,
+        "Gives a table another name. Body: {\"from\":\"readings\",\"to\":\"old_readings\"}. Needs admin. Returns \
+         {\"renamed\":\"readings\",\"to\":\"old_readings\"}.",
     ),
     (
         "quarantine.list",
@@ -69,6 +115,25 @@ const ACTIONS: [(&str, Kind, &str); 8] = [
         "quarantine.drop",
         Kind::QuarantineDrop,
         "Deletes such rows. Body: {\"table\":\"readings\",\"device\":\"truck_1\"}. Needs admin. Returns {\"dropped\":3}.",
+    ),
+    (
+        "backup",
+        Kind::Backup,
+        "Copies what a place for backups lacks, while the node goes on. Body: none or {\"to\":\"/backups\"}, one of the \
+         node's destinations or below. Needs admin. Returns {\"name\":…,\"to\":…,\"files\":9,\"bytes\":…,\"new_files\":2,\
+         \"new_bytes\":…,\"linked\":0,\"damage\":[]}.",
+    ),
+    (
+        "backup.list",
+        Kind::BackupList,
+        "Completed backups, oldest first. Body: as for backup. Needs admin. Returns one JSON object per backup: name, \
+         files, bytes, damage; or name, error.",
+    ),
+    (
+        "backup.prune",
+        Kind::BackupPrune,
+        "Removes all backups but the newest, and the files that only they had. Body: {\"keep\":7}, and \"to\" as for backup. \
+         Needs admin. Returns {\"removed\":1,\"removed_files\":3,\"removed_bytes\":…,\"kept\":7}.",
     ),
 ];
 
@@ -116,10 +181,15 @@ pub(crate) fn admit(action: &Action, caller: &Principal) -> Result<Kind, Status>
         return Err(Status::unimplemented(format!("no action '{name}': this version has {}", known.join(", "))));
     };
     let needed = match kind {
-        Kind::Flush | Kind::Compact | Kind::QuarantineRelease | Kind::QuarantineDrop => {
-            Roles { reader: false, writer: false, admin: true }
-        }
-        Kind::Stats | Kind::Devices | Kind::QuarantineList => Roles::READER,
+        Kind::Flush
+        | Kind::Compact
+        | Kind::Delete
+        | Kind::RetentionSet
+        | Kind::TableDrop
+        | Kind::TableRename
+        | Kind::QuarantineRelease
+        | Kind::QuarantineDrop | Kind::Backup | Kind::BackupList | Kind::BackupPrune => Roles { reader: false, writer: false, admin: true },
+        Kind::Stats | Kind::Devices | Kind::RetentionGet | Kind::TableList | Kind::QuarantineList => Roles::READER,
         Kind::Describe => Roles::WRITER,
     };
     caller.require(needed, &format!("action '{name}'"))?;
@@ -145,9 +215,21 @@ pub(crate) fn run(kind: Kind, body: &[u8], store: &Arc<dyn Store>, caller: &Prin
         }
         Kind::Devices => devices(body, store, caller),
         Kind::Describe => describe(body, store, caller),
+        Kind::Delete => erase::delete(body, store, caller),
+        Kind::RetentionSet => erase::set_retention(body, store),
+        Kind::RetentionGet => erase::retention(body, store),
+        Kind::TableList => {
+            no_body("table.list", body)?;
+            Ok(erase::tables(store))
+        }
+        Kind::TableDrop => erase::drop_table(body, store),
+        Kind::TableRename => erase::rename_table(body, store),
         Kind::QuarantineList => quarantine::list(body, store, caller),
         Kind::QuarantineRelease => quarantine::release(body, store),
         Kind::QuarantineDrop => quarantine::drop(body, store),
+        Kind::Backup => backup::make(body, store),
+        Kind::BackupList => backup::list(body, store),
+        Kind::BackupPrune => backup::prune(body, store),
     }
 }
 
@@ -197,7 +279,14 @@ fn describe(body: &[u8], store: &Arc<dyn Store>, caller: &Principal) -> Result<R
     Ok(one(&json!({"described": body.device})))
 }
 
-fn one(value: &serde_json::Value) -> Results {
+/// One line of JSON for each of `values`.
+pub(crate) fn many(values: impl Iterator<Item = serde_json::Value>) -> Results {
+    let lines: Vec<_> = values.map(|value| Ok(ActionResult::new(value.to_string()))).collect();
+    stream::iter(lines).boxed()
+}
+
+/// One line of JSON.
+pub(crate) fn one(value: &serde_json::Value) -> Results {
     let result = ActionResult::new(value.to_string());
     stream::iter([Ok(result)]).boxed()
 }
@@ -209,12 +298,13 @@ fn no_body(name: &str, body: &[u8]) -> Result<(), Status> {
     Err(Status::invalid_argument(format!("action '{name}' takes no body, and {} bytes came", body.len())))
 }
 
-fn parse<T: DeserializeOwned>(name: &str, body: &[u8]) -> Result<T, Status> {
+/// The body of the action `name`.
+pub(crate) fn parse<T: DeserializeOwned>(name: &str, body: &[u8]) -> Result<T, Status> {
     serde_json::from_slice(body).map_err(|error| Status::invalid_argument(format!("action '{name}': body: {error}")))
 }
 
 /// RFC 3339 with nanoseconds.
-fn time_text(time_ns: i64) -> String {
+pub(crate) fn time_text(time_ns: i64) -> String {
     let time = jiff::Timestamp::from_nanosecond(i128::from(time_ns)).expect("every i64 of nanoseconds is a valid time");
     format!("{time:.9}")
 }
@@ -228,7 +318,7 @@ mod tests {
     fn roles_decide() {
         let reader = Principal { name: "r".into(), roles: Roles::READER, devices: DeviceScope::All };
         assert_eq!(admit(&Action::new("devices", ""), &reader).unwrap(), Kind::Devices);
-        for name in ["flush", "compact", "describe"] {
+        for name in ["flush", "compact", "describe", "delete", "retention.set", "table.drop", "table.rename"] {
             let status = admit(&Action::new(name, ""), &reader).unwrap_err();
             assert_eq!(status.code(), tonic::Code::PermissionDenied, "{name}");
             admit(&Action::new(name, ""), &Principal::admin("a")).unwrap();

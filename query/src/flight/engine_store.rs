@@ -9,7 +9,9 @@ use tidewell_codec::Batch;
 use tidewell_engine::clock::{Clock, SystemClock};
 use tidewell_engine::memory::MemoryBudget;
 use tidewell_engine::quarantine::{Quarantined, Released};
-use tidewell_engine::{Append, DeviceInfo, Engine, Error, Refusal, ShardFigures, TableSchema};
+use tidewell_engine::{
+    Append, Delete, DeviceInfo, Engine, Error, Refusal, Retention, ShardFigures, TableFigures, TableSchema,
+};
 use tonic::Status;
 
 use super::auth::DeviceScope;
@@ -114,6 +116,26 @@ impl Store for EngineStore {
         self.backups.clone()
     }
 
+    fn delete(&self, deletes: &[Delete]) -> Result<(), Error> {
+        self.engine.delete(deletes)
+    }
+
+    fn table_figures(&self) -> Vec<TableFigures> {
+        self.engine.tables()
+    }
+
+    fn set_retention(&self, table: &str, retention: Retention) -> Result<(), Error> {
+        self.engine.set_retention(table, retention)
+    }
+
+    fn drop_table(&self, table: &str) -> Result<(), Error> {
+        self.engine.drop_table(table)
+    }
+
+    fn rename_table(&self, from: &str, to: &str) -> Result<(), Error> {
+        self.engine.rename_table(from, to)
+    }
+
     fn stats(&self) -> Value {
         let shards: Vec<Value> = self.engine.figures().iter().map(shard_json).collect();
         let tables: Vec<Value> = self.engine.snapshot().tables().iter().map(|table| table_json(table)).collect();
@@ -142,6 +164,7 @@ fn shard_json(shard: &ShardFigures) -> Value {
         "duplicate_batches": shard.duplicate_batches,
         "refused_batches": shard.refused_batches,
         "rows": shard.rows,
+        "rows_expired": shard.rows_expired,
         "quarantined_rows": shard.quarantined_rows,
         "log_bytes": shard.log_bytes,
         "log_syncs": shard.log_syncs,

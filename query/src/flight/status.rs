@@ -44,6 +44,7 @@ pub(crate) fn engine_status(error: &Error) -> Status {
         Error::Io { .. } if error.is_disk_full() => Code::ResourceExhausted,
         Error::Memory(_) => Code::ResourceExhausted,
         Error::Io { .. } | Error::Poisoned { .. } | Error::Locked => Code::Unavailable,
+        Error::RowsGone { .. } => Code::OutOfRange,
         Error::Invalid(_) => Code::InvalidArgument,
     };
     if code == Code::DataLoss {

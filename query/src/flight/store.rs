@@ -8,7 +8,7 @@ use arrow::record_batch::RecordBatch;
 use tidewell_codec::Batch;
 use tidewell_engine::memory::MemoryBudget;
 use tidewell_engine::quarantine::{Quarantined, Released};
-use tidewell_engine::{Append, DeviceInfo, Error, Refusal, TableSchema};
+use tidewell_engine::{Append, Delete, DeviceInfo, Error, Refusal, Retention, TableFigures, TableSchema};
 use tonic::Status;
 
 use super::auth::DeviceScope;
@@ -110,6 +110,33 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// When the disk refuses or a file is damaged.
     fn compact(&self) -> Result<(), Error>;
+
+    /// Takes rows away.
+    ///
+    /// # Errors
+    /// When a bound is broken, a table is not there, or the disk refuses.
+    fn delete(&self, deletes: &[Delete]) -> Result<(), Error>;
+
+    /// Tables with their sizes and retention, sorted by name.
+    fn table_figures(&self) -> Vec<TableFigures>;
+
+    /// Sets for how long a table keeps what.
+    ///
+    /// # Errors
+    /// When the table is not there or the disk refuses.
+    fn set_retention(&self, table: &str, retention: Retention) -> Result<(), Error>;
+
+    /// Takes a table away.
+    ///
+    /// # Errors
+    /// When the table is not there or the disk refuses.
+    fn drop_table(&self, table: &str) -> Result<(), Error>;
+
+    /// Gives a table another name.
+    ///
+    /// # Errors
+    /// When the table is not there, the name is taken, or the disk refuses.
+    fn rename_table(&self, from: &str, to: &str) -> Result<(), Error>;
 
     /// Counters and sizes as one JSON object.
     fn stats(&self) -> serde_json::Value;

@@ -83,6 +83,31 @@ async fn actions_need_their_role() {
     }
     assert_eq!(store.flushed.load(Ordering::SeqCst), 1);
 
+    for (name, body) in [
+        ("delete", r#"{"device": "truck_1"}"#),
+        ("retention.set", r#"{"table": "tiny", "raw": "1d"}"#),
+        ("table.drop", r#"{"table": "tiny"}"#),
+        ("table.rename", r#"{"from": "tiny", "to": "small"}"#),
+    ] {
+        for client in [&reader, &writer] {
+            let (code, words) = refused(client.action(name, body).await);
+            assert_eq!(code, Code::PermissionDenied);
+            assert!(words.contains(name), "{words}");
+        }
+    }
+    let body = r#"{"devices": ["truck_1", "truck_2"], "table": "tiny", "start": "1970-01-01T00:00:01Z"}"#;
+    assert_eq!(text(&admin.action("delete", body).await.unwrap()), [r#"{"deleted":2}"#]);
+    {
+        let deleted = store.deleted.lock();
+        assert_eq!((deleted.len(), &*deleted[1].device), (2, "truck_2"));
+        assert_eq!(deleted[0].range, Some((1_000_000_000, i64::MAX)));
+    }
+    for (body, words) in [("{}", "expected device or devices"), (r#"{"device": "d", "from": 1}"#, "unknown field")] {
+        let (code, found) = refused(admin.action("delete", body).await);
+        assert_eq!(code, Code::InvalidArgument);
+        assert!(found.contains(words), "{found}");
+    }
+
     let body = r#"{"device": "truck_1", "attributes": {"fleet": "south"}}"#;
     assert_eq!(refused(reader.action("describe", body).await).0, Code::PermissionDenied);
     assert_eq!(text(&writer.action("describe", body).await.unwrap()), [r#"{"described":"truck_1"}"#]);
@@ -181,12 +206,12 @@ async fn what_is_not_there_names_the_next_step() {
     assert_eq!(code, Code::Unimplemented);
     let (code, text) = words(flight().poll_flight_info(FlightDescriptor::new_cmd("{}")).await.unwrap_err());
     assert!(code == Code::Unimplemented && text.contains("GetFlightInfo"), "{text}");
-    let (code, text) = words(flight().do_action(Action::new("delete", "")).await.err().unwrap());
+    let (code, text) = words(flight().do_action(Action::new("rules.put", "")).await.err().unwrap());
     assert!(code == Code::Unimplemented && text.contains("this version has flush"), "{text}");
 
     let listed: Vec<_> = flight().list_actions().await.unwrap().try_collect().await.unwrap();
     let names: Vec<&str> = listed.iter().map(|a| a.r#type.as_str()).collect();
-    assert_eq!(names, ["flush", "compact", "stats", "devices", "describe"]);
+    assert_eq!(names[..5], ["flush", "compact", "stats", "devices", "describe"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,7 +10,9 @@ use arrow::record_batch::RecordBatch;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tidewell_codec::{Batch, FieldType};
 use tidewell_engine::quarantine::{Quarantined, Released};
-use tidewell_engine::{Append, DeviceInfo, Error, FieldDef, Refusal, RefusalCode, TableSchema};
+use tidewell_engine::{
+    Append, Delete, DeviceInfo, Error, FieldDef, Refusal, RefusalCode, Retention, TableFigures, TableSchema,
+};
 use tidewell_query::export::{column_array, device_array, rows_schema, time_array};
 use tidewell_query::flight::{
     Authenticator, Batches, ClientError, ClientOptions, Credentials, DeviceScope, FlightLimits, FlightQueries, Plan,
@@ -193,6 +195,7 @@ pub struct Script {
     /// Set when a silent computation saw its cancel flag.
     pub saw_cancel: Arc<AtomicBool>,
     pub flushed: AtomicU64,
+    pub deleted: parking_lot::Mutex<Vec<Delete>>,
     pub described: parking_lot::Mutex<Vec<(String, BTreeMap<String, String>)>>,
 }
 
@@ -308,6 +311,27 @@ impl Store for Script {
 
     fn compact(&self) -> Result<(), Error> {
         Err(Error::corruption("seg/9.seg", 512, "checksum 1", "checksum 2"))
+    }
+
+    fn delete(&self, deletes: &[Delete]) -> Result<(), Error> {
+        self.deleted.lock().extend_from_slice(deletes);
+        Ok(())
+    }
+
+    fn table_figures(&self) -> Vec<TableFigures> {
+        Vec::new()
+    }
+
+    fn set_retention(&self, _: &str, _: Retention) -> Result<(), Error> {
+        Err(Error::Invalid("scripted".into()))
+    }
+
+    fn drop_table(&self, _: &str) -> Result<(), Error> {
+        Err(Error::Invalid("scripted".into()))
+    }
+
+    fn rename_table(&self, _: &str, _: &str) -> Result<(), Error> {
+        Err(Error::Invalid("scripted".into()))
     }
 
     fn stats(&self) -> serde_json::Value {

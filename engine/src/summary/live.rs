@@ -1,0 +1,73 @@
+//! Owns a summary that readers see; its file goes with the last of them once it was replaced.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::reader::Summary;
+use super::{SummaryMeta, summary_name};
+use crate::error::Result;
+use crate::storage::Storage;
+
+/// An open summary.
+pub struct LiveSummary {
+    /// What the manifest says of it.
+    pub meta: SummaryMeta,
+    /// The reader.
+    pub summary: Arc<Summary>,
+    storage: Arc<dyn Storage>,
+    replaced: AtomicBool,
+}
+
+impl LiveSummary {
+    /// Opens a summary that the manifest lists, or is about to.
+    ///
+    /// # Errors
+    /// A damaged header, trailer or root.
+    pub fn open(storage: &Arc<dyn Storage>, meta: SummaryMeta) -> Result<Arc<Self>> {
+        let summary = Summary::open(&**storage, &summary_name(meta.id))?;
+        Ok(Arc::new(Self { meta, summary, storage: Arc::clone(storage), replaced: AtomicBool::new(false) }))
+    }
+
+    /// The same summary after its table got another name. What older snapshots hold stays readable when this one's file goes.
+    pub(crate) fn renamed(&self, table: &Arc<str>) -> Arc<Self> {
+        Arc::new(Self {
+            meta: SummaryMeta { table: Arc::clone(table), ..self.meta.clone() },
+            summary: Arc::clone(&self.summary),
+            storage: Arc::clone(&self.storage),
+            replaced: AtomicBool::new(false),
+        })
+    }
+
+    /// Says that the manifest no longer lists it: the file is removed when the last query lets go.
+    pub fn mark_replaced(&self) {
+        self.replaced.store(true, Ordering::Release);
+    }
+}
+
+/// Opens summaries that the manifest lists. One that cannot be opened is left out and said in `findings`: while its segment
+/// is there, rows answer in its place.
+pub(crate) fn open_listed<'a>(
+    storage: &Arc<dyn Storage>,
+    metas: impl Iterator<Item = &'a SummaryMeta>,
+    findings: &mut Vec<String>,
+) -> Vec<Arc<LiveSummary>> {
+    let mut out = Vec::new();
+    for meta in metas {
+        match LiveSummary::open(storage, meta.clone()) {
+            Ok(live) => out.push(live),
+            Err(error) => findings.push(format!("summary of steps of {} is not used: {error}", meta.step)),
+        }
+    }
+    out
+}
+
+impl Drop for LiveSummary {
+    fn drop(&mut self) {
+        if self.replaced.load(Ordering::Acquire)
+            && let Err(error) = self.storage.remove(self.summary.name())
+        {
+            // Not in the manifest any more, so the next open removes it as an orphan.
+            tracing::warn!(summary = %self.summary.name(), %error, "cannot remove a replaced summary");
+        }
+    }
+}
