@@ -85,7 +85,9 @@ async fn node(args: ServeArgs, global: GlobalArgs, config: Config) -> Result<u8>
     let ingest_addr = ingest.local_addr().context("ingest address")?;
     let callers = Arc::new(Callers::new(tls.grants.clone(), tls.material.revoked().context("revocation list")?));
     let service = FlightQueries::new(
-        Arc::new(EngineStore::new(engine.clone(), QueryLimits::default()).with_backups(backups(&config, &engine, &data_dir))),
+        Arc::new(
+            EngineStore::new(engine.clone(), QueryLimits::default()).with_backups(backups(&config, &engine, &data_dir)),
+        ),
         callers.clone(),
         FlightLimits {
             queries: config.query.concurrent_max.0 as usize,
@@ -171,7 +173,8 @@ async fn node(args: ServeArgs, global: GlobalArgs, config: Config) -> Result<u8>
 fn backups(config: &Config, engine: &Arc<Engine>, data_dir: &Path) -> Option<Arc<dyn Backups>> {
     let destinations = config.backup.destinations.clone();
     let runtime = tokio::runtime::Handle::current();
-    let make = || Arc::new(NodeBackups::new(engine.clone(), data_dir.to_owned(), destinations.clone(), runtime)) as Arc<_>;
+    let make =
+        || Arc::new(NodeBackups::new(engine.clone(), data_dir.to_owned(), destinations.clone(), runtime)) as Arc<_>;
     (!destinations.is_empty()).then(make)
 }
 

@@ -15,8 +15,8 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::manifest::{self, ManifestState};
 use crate::segment::{self, segment_id};
-use crate::shard::core::LogHold;
 use crate::shard::ShardView;
+use crate::shard::core::LogHold;
 use crate::shard::view::SegmentMap;
 use crate::storage::{Storage, StorageFile};
 use crate::summary::LiveSummary;
@@ -183,7 +183,12 @@ fn read_up_to(storage: &dyn Storage, name: &str, end: Option<u64>) -> Result<Vec
     let filled = file.read_at(0, &mut bytes).map_err(Error::io("read", name))?;
     if (filled as u64) < wanted {
         let found = format!("{filled} bytes");
-        return Err(Error::corruption(name, filled as u64, format!("{wanted} bytes that were written and synced"), found));
+        return Err(Error::corruption(
+            name,
+            filled as u64,
+            format!("{wanted} bytes that were written and synced"),
+            found,
+        ));
     }
     Ok(bytes)
 }

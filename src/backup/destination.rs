@@ -81,10 +81,9 @@ impl Destination {
         };
         let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         // Credentials, region and endpoint come from the environment, as with every program that speaks S3.
-        let store = AmazonS3Builder::from_env()
-            .with_bucket_name(bucket)
-            .build()
-            .map_err(|error| anyhow!("open destination of backups: {name}: {error}; set AWS_ACCESS_KEY_ID and the like"))?;
+        let store = AmazonS3Builder::from_env().with_bucket_name(bucket).build().map_err(|error| {
+            anyhow!("open destination of backups: {name}: {error}; set AWS_ACCESS_KEY_ID and the like")
+        })?;
         Ok(Self { name: name.to_owned(), store: Arc::new(store), prefix: Key::from(prefix), folder: None, runtime })
     }
 
@@ -158,7 +157,8 @@ impl Destination {
                 self.store.put(&to, all.into()).await?;
                 return Ok(crc32c);
             }
-            let mut parts = WriteMultipart::new_with_chunk_size(self.store.put_multipart(&to).await?, PART_BYTES as usize);
+            let mut parts =
+                WriteMultipart::new_with_chunk_size(self.store.put_multipart(&to).await?, PART_BYTES as usize);
             let (mut crc32c, mut at, len) = (0, 0, file.len()?);
             while at < len {
                 let bytes = read_piece(file, at, len)?;
@@ -179,7 +179,8 @@ impl Destination {
     /// When a folder cannot be synced.
     pub fn sync<'a>(&self, keys: impl Iterator<Item = &'a str>) -> Result<()> {
         let Some(root) = &self.folder else { return Ok(()) };
-        let mut folders: Vec<PathBuf> = keys.flat_map(|key| Path::new(key).ancestors().skip(1)).map(|dir| root.join(dir)).collect();
+        let mut folders: Vec<PathBuf> =
+            keys.flat_map(|key| Path::new(key).ancestors().skip(1)).map(|dir| root.join(dir)).collect();
         folders.sort_unstable();
         folders.dedup();
         for folder in folders {
@@ -220,7 +221,9 @@ impl Destination {
     /// # Errors
     /// When it cannot be removed.
     pub fn remove(&self, key: &str) -> Result<()> {
-        self.runtime.block_on(self.store.delete(&self.key(key))).with_context(|| format!("remove {key} of {}", self.name))
+        self.runtime
+            .block_on(self.store.delete(&self.key(key)))
+            .with_context(|| format!("remove {key} of {}", self.name))
     }
 
     fn key(&self, key: &str) -> Key {

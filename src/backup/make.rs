@@ -64,7 +64,8 @@ impl NodeBackups {
         let mut view = self.engine.backup_view().context("take a view for a backup")?;
         let store = StoreId { created_ns: view.created_ns, shards: view.shards };
         let known = known_files(destination, store)?;
-        let mut made = Made { destination, known, files: Vec::new(), damage: Vec::new(), new_files: 0, new_bytes: 0, linked: 0 };
+        let mut made =
+            Made { destination, known, files: Vec::new(), damage: Vec::new(), new_files: 0, new_bytes: 0, linked: 0 };
         // First, because the node keeps its log files for as long as this takes.
         view.take_logs(|file| made.small(&file.name, file.bytes))?;
         for file in std::mem::take(&mut view.small) {
@@ -82,7 +83,13 @@ impl NodeBackups {
         let (key, bytes) = listing.encode();
         destination.put(&key, bytes)?;
         destination.sync([&*key].into_iter())?;
-        tracing::info!(name, destination = destination.name(), files = listing.files.len(), new_files = made.new_files, "backup");
+        tracing::info!(
+            name,
+            destination = destination.name(),
+            files = listing.files.len(),
+            new_files = made.new_files,
+            "backup"
+        );
         Ok(json!({
             "name": name,
             "to": destination.name(),
@@ -234,7 +241,8 @@ fn tag_of(file: &dyn StorageFile, bytes: u64) -> Result<u32> {
 
 /// A moment as the name of a backup; names sort as moments do.
 fn name_of(taken_ns: i64) -> String {
-    let time = jiff::Timestamp::from_nanosecond(i128::from(taken_ns)).expect("every i64 of nanoseconds is a valid time");
+    let time =
+        jiff::Timestamp::from_nanosecond(i128::from(taken_ns)).expect("every i64 of nanoseconds is a valid time");
     time.strftime("%Y%m%dT%H%M%S.%9fZ").to_string()
 }
 

@@ -187,7 +187,13 @@ pub async fn run_restore(args: RestoreArgs) -> Result<u8> {
     .await??;
     let done = [done];
     print(&done, json, |done| {
-        format!("{} restored to {}: {} files, {}", text(done, "name"), text(done, "to"), done["files"], size(done, "bytes"))
+        format!(
+            "{} restored to {}: {} files, {}",
+            text(done, "name"),
+            text(done, "to"),
+            done["files"],
+            size(done, "bytes")
+        )
     })?;
     report_damage(&done, json)
 }

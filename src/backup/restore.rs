@@ -54,7 +54,9 @@ pub fn restore(from: &Destination, to: &Path, at: Option<&str>, accept_damage: b
     }
     fs::rename(&beside, &to).with_context(|| format!("restore to {shown}"))?;
     sync(to.parent().unwrap_or(&to))?;
-    Ok(json!({"name": listing.name, "to": shown, "files": listing.files.len(), "bytes": listing.bytes(), "damage": damage}))
+    Ok(
+        json!({"name": listing.name, "to": shown, "files": listing.files.len(), "bytes": listing.bytes(), "damage": damage}),
+    )
 }
 
 fn find(from: &Destination, at: Option<&str>) -> Result<Listing> {

@@ -188,7 +188,10 @@ pub(crate) fn admit(action: &Action, caller: &Principal) -> Result<Kind, Status>
         | Kind::TableDrop
         | Kind::TableRename
         | Kind::QuarantineRelease
-        | Kind::QuarantineDrop | Kind::Backup | Kind::BackupList | Kind::BackupPrune => Roles { reader: false, writer: false, admin: true },
+        | Kind::QuarantineDrop
+        | Kind::Backup
+        | Kind::BackupList
+        | Kind::BackupPrune => Roles { reader: false, writer: false, admin: true },
         Kind::Stats | Kind::Devices | Kind::RetentionGet | Kind::TableList | Kind::QuarantineList => Roles::READER,
         Kind::Describe => Roles::WRITER,
     };

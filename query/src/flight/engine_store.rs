@@ -35,7 +35,11 @@ impl EngineStore {
     /// lifted here: the service counts computing time and stalls apart (see `FlightLimits`).
     pub fn new(engine: Arc<Engine>, limits: QueryLimits) -> Self {
         let memory = Some(engine.config().memory.clone());
-        Self { engine, limits: QueryLimits { time_max: Duration::from_secs(365 * 86_400), memory, ..limits }, backups: None }
+        Self {
+            engine,
+            limits: QueryLimits { time_max: Duration::from_secs(365 * 86_400), memory, ..limits },
+            backups: None,
+        }
     }
 
     /// The same, with backups.
