@@ -162,9 +162,8 @@ fn read_heads(storage: &dyn Storage, state: &ManifestState) -> Result<Vec<SmallF
 fn log_files(storage: &dyn Storage, state: &ManifestState, ends: &[LogPosition]) -> Result<Vec<LogFile>> {
     let mut files = Vec::new();
     for (shard, (from, end)) in (0..).zip(state.released.iter().zip(ends)) {
-        if from >= end {
-            continue;
-        }
+        // Also when segments have everything: replay wants the file that it starts in, and takes its lack for damage.
+        let end = from.max(end);
         for (generation, name) in device_log::files(storage, shard)? {
             if (from.generation..=end.generation).contains(&generation) {
                 // Bytes behind the end are of later groups, of which some may be half written.

@@ -50,6 +50,7 @@ def bucket():
 
 
 def node_with(tmp_path, *destinations, env=None):
+    tmp_path.mkdir(parents=True, exist_ok=True)
     node = Node(tmp_path, ("--set", f"backup.destinations={','.join(map(str, destinations))}"))
     node.env |= env or {}
     return node.start()
