@@ -27,6 +27,8 @@ pub enum Place {
     Hot,
     /// In one segment as a compaction writes it.
     Cold,
+    /// A fifth in a memtable, the others in segments as flushes write them.
+    Mixed,
 }
 
 impl Place {
@@ -36,6 +38,7 @@ impl Place {
             Self::Memory => "memory",
             Self::Hot => "hot",
             Self::Cold => "cold",
+            Self::Mixed => "mixed",
         }
     }
 }
@@ -95,8 +98,12 @@ impl Store {
             };
             store.engine.append(append).expect("the queue has room for one");
             outcomes.recv().expect("an outcome for each batch").expect("a healthy disk");
+            let fifth = |step: usize| step * 5 / steps;
+            if place == Place::Mixed && fifth(from) < fifth(from + steps_per_batch) && fifth(from) < 4 {
+                store.engine.flush().expect("a healthy disk");
+            }
         }
-        if place != Place::Memory {
+        if matches!(place, Place::Hot | Place::Cold) {
             store.engine.flush().expect("a healthy disk");
         }
         if place == Place::Cold {

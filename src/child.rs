@@ -212,6 +212,16 @@ pub fn cpu_seconds_of(pid: u32) -> Option<f64> {
     Some(ticks as f64 / CLOCK_TICKS_PER_SECOND)
 }
 
+/// Anonymous and resident bytes of a process.
+pub fn memory_of(pid: u32) -> Option<(u64, u64)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let bytes = |key: &str| -> Option<u64> {
+        let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+    };
+    Some((bytes("RssAnon:")?, bytes("VmRSS:")?))
+}
+
 /// A folder of its own below the system's temporary folder.
 ///
 /// # Errors
@@ -238,5 +248,7 @@ mod tests {
         let before = cpu_seconds_of(std::process::id()).unwrap();
         assert!((0.0..1e6).contains(&before));
         assert_eq!(cpu_seconds_of(u32::MAX), None);
+        let (anonymous, resident) = memory_of(std::process::id()).unwrap();
+        assert!(anonymous > 0 && anonymous <= resident);
     }
 }

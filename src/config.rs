@@ -122,6 +122,11 @@ pub struct EngineSettings {
     pub block_cache: Size,
     /// Whether segments are merged in the background.
     pub compaction: Switch,
+    /// Bytes that background merges may write in a second; 0 = as many as the disk takes. A shard that has fallen behind is not
+    /// held up.
+    pub compaction_rate: Size,
+    /// Flushed segments that a shard may have before it takes batches more slowly. 16 to 4096.
+    pub flushed_segments_max: Number,
 }
 
 /// `[ingest]`: limits of the ingest address.
@@ -257,6 +262,8 @@ impl Default for EngineSettings {
             queue_batches: Number(4096),
             block_cache: Size(0),
             compaction: Switch(true),
+            compaction_rate: Size(0),
+            flushed_segments_max: Number(64),
         }
     }
 }
@@ -438,6 +445,9 @@ impl Config {
         }
         if engine.seal_age.0 < std::time::Duration::from_secs(1) {
             return bad("engine.seal_age", engine.seal_age.to_string(), "1s or more");
+        }
+        if !(16..=4_096).contains(&engine.flushed_segments_max.0) {
+            return bad("engine.flushed_segments_max", engine.flushed_segments_max.0.to_string(), "16 to 4096");
         }
         if engine.queue_batches.0 == 0 || engine.queue_batches.0 > 65_536 {
             return bad("engine.queue_batches", engine.queue_batches.0.to_string(), "1 to 65536");

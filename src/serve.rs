@@ -265,6 +265,9 @@ async fn open_engine(data_dir: &Path, config: &Config, memory: Arc<MemoryBudget>
         max_future: config.engine.max_future.0,
         queue_batches: config.engine.queue_batches.0 as usize,
         compaction: config.engine.compaction.0,
+        compaction_bytes_per_second: config.engine.compaction_rate.0,
+        flushed_segments_max: config.engine.flushed_segments_max.0 as usize,
+        ..EngineConfig::default()
     };
     let dir = data_dir.to_owned();
     let start = Instant::now();

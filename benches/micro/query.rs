@@ -14,6 +14,8 @@ use tidewell_query::{Query, QueryLimits, QueryOptions, Request};
 const ROWS: usize = 259_200;
 /// 6 hours of each truck of a fleet.
 const FLEET_ROWS: usize = 2_160;
+/// Twenty minutes of each truck of a large fleet.
+const LATEST_ROWS: usize = 120;
 const PLACES: [Place; 3] = [Place::Memory, Place::Hot, Place::Cold];
 
 /// Asks, and counts the rows of the answer.
@@ -118,5 +120,27 @@ fn fleet(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, kernels, one_device, fleet);
+/// The newest row of every device.
+fn latest(c: &mut Criterion) {
+    let mut group = c.benchmark_group("latest");
+    group.sample_size(20);
+    let request = Request::parse(br#"{"latest": {"table": "readings", "fields": ["velocity", "fuel_state"]}}"#);
+    let request = request.expect("a good request");
+    for devices in [1_000, 10_000] {
+        group.throughput(Throughput::Elements(devices as u64));
+        for place in [Place::Memory, Place::Hot, Place::Cold, Place::Mixed] {
+            let store = Store::fleet(devices, LATEST_ROWS, place);
+            let snapshot = store.snapshot();
+            for threads in [1, 2] {
+                let id = BenchmarkId::new(format!("{}_{threads}_threads", place.name()), devices);
+                group.bench_function(id, |b| {
+                    b.iter(|| assert_eq!(ask(&snapshot, &request, threads), devices));
+                });
+            }
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, kernels, one_device, fleet, latest);
 criterion_main!(benches);

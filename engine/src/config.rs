@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::limits::MEMTABLE_BYTES_MAX;
+use crate::limits::{MEMTABLE_BYTES_MAX, SEGMENT_ROWS_MAX};
 use crate::memory::MemoryBudget;
 
 /// How an engine works. [`EngineConfig::default`] suits a small machine.
@@ -29,6 +29,13 @@ pub struct EngineConfig {
     pub block_cache_bytes: usize,
     /// Whether segments are merged in the background.
     pub compaction: bool,
+    /// Bytes that background merges may write in a second, all shards together; 0 does not limit them. A shard that has
+    /// fallen behind is not held up.
+    pub compaction_bytes_per_second: u64,
+    /// Rows from which on a merge goes on in another file, at the next device.
+    pub segment_rows_max: u64,
+    /// Flushed segments of a table that a shard may have before it takes batches more slowly, so that merges catch up.
+    pub flushed_segments_max: usize,
 }
 
 impl Default for EngineConfig {
@@ -43,6 +50,9 @@ impl Default for EngineConfig {
             queue_batches: 4_096,
             block_cache_bytes: usize::MAX,
             compaction: true,
+            compaction_bytes_per_second: 0,
+            segment_rows_max: SEGMENT_ROWS_MAX,
+            flushed_segments_max: 64,
         }
     }
 }

@@ -1,12 +1,9 @@
 //! Owns the whole: opening, the way in, the way out, closing; the work is in shards and upkeep.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::bounded;
 use parking_lot::{Mutex, RwLock};
 use tidewell_codec::{Batch, shard_of};
 
@@ -15,17 +12,18 @@ use crate::clock::Clock;
 use crate::config::EngineConfig;
 use crate::erase::keeper::{Keeper, KeeperThread};
 use crate::error::{Error, Refusal, RefusalCode, Result};
-use crate::limits::{ATTRIBUTE_BYTES_MAX, DEVICE_ATTRIBUTES_MAX, DEVICE_ID_BYTES_MAX};
+use crate::limits::{ATTRIBUTE_BYTES_MAX, COMPACTION_LEVEL_MAX, DEVICE_ATTRIBUTES_MAX, DEVICE_ID_BYTES_MAX};
 use crate::manifest::{Edit, Manifest};
 use crate::quarantine;
 use crate::recovery::{self, RecoveryReport};
+use crate::registry::{Attributes, Registry};
 use crate::scan::BlockCache;
 use crate::shard::worker::ShardHandle;
 use crate::shard::{Append, ProducerHeads, ShardStats, SharedView};
-use crate::snapshot::{Attributes, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::storage::Storage;
 use crate::types::{ProducerId, SeqNo};
-use crate::upkeep::compact::Compactor;
+use crate::upkeep::Merges;
 
 /// An open data directory.
 pub struct Engine {
@@ -33,7 +31,7 @@ pub struct Engine {
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) manifest: Arc<Mutex<Manifest>>,
     pub(crate) storage: Arc<dyn Storage>,
-    pub(crate) attributes: RwLock<Arc<HashMap<Arc<str>, Arc<Attributes>>>>,
+    pub(crate) attributes: RwLock<Registry>,
     pub(crate) shards: Vec<Shard>,
     /// Held for writing while tables change in more than one place, so that a snapshot has all of it or nothing.
     pub(crate) moment: RwLock<()>,
@@ -42,8 +40,7 @@ pub struct Engine {
     pub(crate) keeper: Arc<Keeper>,
     keeper_thread: Mutex<Option<KeeperThread>>,
     cache: Arc<BlockCache>,
-    compaction: Arc<Compaction>,
-    compactor_thread: Mutex<Option<JoinHandle<()>>>,
+    merges: Merges,
     /// Held while quarantined rows are released.
     pub(crate) releasing: Mutex<()>,
     stopping: Arc<AtomicBool>,
@@ -59,11 +56,6 @@ pub(crate) struct Shard {
     pub(crate) view: Arc<SharedView>,
     pub(crate) heads: Arc<RwLock<ProducerHeads>>,
     pub(crate) stats: Arc<ShardStats>,
-}
-
-/// All shards' compactors; one merge runs at a time.
-pub(crate) struct Compaction {
-    compactors: Mutex<Vec<Compactor>>,
 }
 
 /// One shard's figures at one moment.
@@ -101,6 +93,12 @@ pub struct ShardFigures {
     pub compactions: u64,
     /// Segment bytes written by merges.
     pub compaction_bytes: u64,
+    /// Rows written by merges.
+    pub compaction_rows: u64,
+    /// Segments that are left alone because a merge of them failed.
+    pub merges_failing: u64,
+    /// Live segments by level: flushed ones, then merged ones.
+    pub segments_by_level: [u64; SEGMENT_LEVELS],
     /// Waits of the shard for a flush.
     pub stalls: u64,
     /// Batches in the queue.
@@ -117,6 +115,16 @@ pub struct ShardFigures {
     pub segment_bytes: u64,
     /// Their rows.
     pub segment_rows: u64,
+}
+
+/// Levels that segments are counted by.
+pub const SEGMENT_LEVELS: usize = COMPACTION_LEVEL_MAX as usize + 1;
+
+impl ShardFigures {
+    /// How many bytes flushes and merges wrote for each byte that a flush wrote; `None` before the first flush.
+    pub fn write_amplification(&self) -> Option<f64> {
+        (self.flush_bytes > 0).then(|| (self.flush_bytes + self.compaction_bytes) as f64 / self.flush_bytes as f64)
+    }
 }
 
 impl Engine {
@@ -138,12 +146,10 @@ impl Engine {
         let stopping = Arc::new(AtomicBool::new(false));
         let (poke, poked) = bounded(1);
         let opened = recovery::open(&storage, &config, &clock, &stopping, &poke)?;
-        let compaction = Arc::new(Compaction { compactors: Mutex::new(opened.compactors) });
-        let compactor_thread = if config.compaction {
-            Some(start_compactor(Arc::clone(&compaction), poked, Arc::clone(&stopping), Arc::clone(&clock)))
-        } else {
-            None
-        };
+        let merges = Merges::new(opened.compactors, Arc::clone(&stopping));
+        if config.compaction {
+            merges.start(poked, &clock);
+        }
         let views = opened.shards.iter().map(|shard| Arc::clone(&shard.view)).collect();
         let keeper = Arc::new(Keeper::new(Arc::clone(&opened.manifest), views, Arc::clone(&clock)));
         let keeper_thread = config.compaction.then(|| KeeperThread::start(Arc::clone(&keeper)));
@@ -153,15 +159,14 @@ impl Engine {
             catalog: opened.catalog,
             manifest: opened.manifest,
             storage,
-            attributes: RwLock::new(Arc::new(opened.attributes)),
+            attributes: RwLock::new(opened.attributes),
             shards: opened.shards,
             moment: RwLock::new(()),
             changing_tables: Mutex::new(()),
             keeper,
             keeper_thread: Mutex::new(keeper_thread),
             cache,
-            compaction,
-            compactor_thread: Mutex::new(compactor_thread),
+            merges,
             releasing: Mutex::new(()),
             stopping,
             clock,
@@ -249,7 +254,7 @@ impl Engine {
             shards: Arc::new(self.shards.iter().map(|s| s.view.load()).collect()),
             tables: self.catalog.load(),
             memory: Arc::clone(&self.config.memory),
-            attributes: Arc::clone(&self.attributes.read()),
+            attributes: self.attributes.read().clone(),
             cache: Arc::clone(&self.cache),
         }
     }
@@ -268,9 +273,16 @@ impl Engine {
     /// # Errors
     /// The first failed read or write.
     pub fn compact(&self) -> Result<()> {
-        let compactors = self.compaction.compactors.lock();
-        compactors.iter().try_for_each(|c| c.run_all(self.clock.now_ns()))?;
+        self.merges.run_all(self.clock.now_ns())?;
         self.keeper.keep()
+    }
+
+    /// Does all merges that are due now, as the background does when it gets to them.
+    ///
+    /// # Errors
+    /// The first failed read or write.
+    pub fn merge_due(&self) -> Result<()> {
+        self.merges.run_due(self.clock.now_ns())
     }
 
     /// Gives `device` these attributes in place of all that it had; none removes them.
@@ -298,15 +310,10 @@ impl Engine {
         }
         let pairs = Arc::new(pairs);
         let edit = Edit::Attributes { device: device.into(), pairs: Arc::clone(&pairs) };
-        self.manifest.lock().append(&[edit])?;
-        let mut attributes = self.attributes.write();
-        let mut all = HashMap::clone(&attributes);
-        if pairs.is_empty() {
-            all.remove(device);
-        } else {
-            all.insert(device.into(), pairs);
-        }
-        *attributes = Arc::new(all);
+        let mut manifest = self.manifest.lock();
+        manifest.append(&[edit])?;
+        // Under the manifest's lock, so that two changes cannot overtake each other.
+        *self.attributes.write() = manifest.state().attributes.clone();
         Ok(())
     }
 
@@ -332,11 +339,7 @@ impl Engine {
         for shard in &self.shards {
             shard.handle.lock().stop();
         }
-        if let Some(thread) = self.compactor_thread.lock().take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the compactor panicked");
-        }
+        self.merges.join();
         flushed
     }
 }
@@ -348,9 +351,7 @@ impl Drop for Engine {
         for shard in &self.shards {
             shard.handle.lock().stop();
         }
-        if let Some(thread) = self.compactor_thread.lock().take() {
-            let _ = thread.join();
-        }
+        self.merges.join();
     }
 }
 
@@ -359,7 +360,9 @@ impl Shard {
         let view = self.view.load();
         let segments = view.segments.values().flatten();
         let (mut count, mut bytes, mut rows) = (0, 0, 0);
+        let mut by_level = [0; SEGMENT_LEVELS];
         for segment in segments {
+            by_level[usize::from(segment.meta.level).min(SEGMENT_LEVELS - 1)] += 1;
             count += 1;
             bytes += segment.meta.bytes;
             rows += segment.meta.rows;
@@ -382,6 +385,9 @@ impl Shard {
             flush_bytes: stats.flush_bytes.get(),
             compactions: stats.compactions.get(),
             compaction_bytes: stats.compaction_bytes.get(),
+            compaction_rows: stats.compaction_rows.get(),
+            merges_failing: stats.merges_failing.get(),
+            segments_by_level: by_level,
             stalls: stats.stalls.get(),
             queued: self.sender.queued() as u64,
             producers: self.heads.read().len() as u64,
@@ -393,53 +399,3 @@ impl Shard {
         }
     }
 }
-
-/// How long the compactor rests when it is not poked.
-const COMPACTOR_TICK: Duration = Duration::from_secs(1);
-/// How long a shard's merges rest after one failed: a damaged input or a full disk does not heal within a second.
-const COMPACTOR_PAUSE: Duration = Duration::from_secs(60);
-
-fn start_compactor(
-    compaction: Arc<Compaction>,
-    poked: Receiver<()>,
-    stopping: Arc<AtomicBool>,
-    clock: Arc<dyn Clock>,
-) -> JoinHandle<()> {
-    let body = move || {
-        // Merging gives way to ingest: the shard threads and the network run at the normal priority.
-        if let Err(error) = rustix::process::nice(15) {
-            tracing::debug!(%error, "the compactor keeps the normal priority");
-        }
-        let mut resume_at: HashMap<u32, Instant> = HashMap::new();
-        while !stopping.load(Ordering::Relaxed) {
-            match poked.recv_timeout(COMPACTOR_TICK) {
-                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
-            }
-            let mut more = true;
-            while more && !stopping.load(Ordering::Relaxed) {
-                more = false;
-                for compactor in compaction.compactors.lock().iter() {
-                    if resume_at.get(&compactor.shard).is_some_and(|&at| Instant::now() < at) {
-                        continue;
-                    }
-                    match compactor.run_once(clock.now_ns()) {
-                        Ok(done) => more |= done,
-                        Err(_) if stopping.load(Ordering::Relaxed) => {}
-                        Err(error) => {
-                            tracing::error!(shard = compactor.shard, %error, "a merge of segments failed; its inputs stay");
-                            resume_at.insert(compactor.shard, Instant::now() + COMPACTOR_PAUSE);
-                        }
-                    }
-                }
-            }
-        }
-    };
-    std::thread::Builder::new()
-        .name("compact".into())
-        .spawn(body)
-        .expect("the system starts threads when the node starts")
-}
-
-/// Told by flushes that there may be work.
-pub(crate) type Poke = Sender<()>;

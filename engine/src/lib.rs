@@ -11,6 +11,7 @@
 //! - [`upkeep`]: memtables into segments, small segments into large ones
 //! - [`manifest`]: the only truth about which segments exist; [`recovery`] starts from it
 //! - [`quarantine`]: rows too far in the future, apart from all others
+//! - [`registry`]: what operators said of devices
 //! - [`snapshot`], [`scan`]: what a reader sees at one moment, newest write of each field first
 //! - [`memory`]: the one limit on memory, and each holder's share
 //! - [`summary`]: aggregates per step of the clock, beside the segments that merges write
@@ -35,6 +36,7 @@ pub mod memory;
 pub mod memtable;
 pub mod quarantine;
 pub mod recovery;
+pub mod registry;
 pub mod scan;
 pub mod segment;
 pub mod shard;
@@ -53,8 +55,9 @@ pub use erase::{Delete, TableFigures};
 pub use error::{Error, Refusal, RefusalCode, Result};
 pub use manifest::{Erasure, Retention};
 pub use recovery::RecoveryReport;
+pub use registry::{Attributes, Registry};
 pub use scan::{BlockCache, CacheFigures, NarrowRows, Part};
 pub use shard::{Append, AppendSink};
-pub use snapshot::{Attributes, DeviceInfo, Snapshot, TableView};
+pub use snapshot::{DeviceInfo, DevicePages, Newest, Snapshot, TableView};
 pub use summary::{Step, StepField, StepPart, StepRows, StepSums, Stretch};
 pub use types::*;

@@ -47,6 +47,10 @@ pub const ERASE_DELAY_NS: i64 = 3_600_000_000_000;
 /// Days for which a silent producer's last number is remembered.
 pub const PRODUCER_MEMORY_DAYS: i64 = 30;
 
+/// How long a shard remembers what a silent producer has to send again. Much longer than a lane may be idle: one that is
+/// forgotten has to resume before it can send.
+pub const REFUSED_MEMORY_NS: i64 = DAY_NS / 24;
+
 /// Nanoseconds of a day: the partition width.
 pub const DAY_NS: i64 = 86_400_000_000_000;
 

@@ -1,6 +1,5 @@
 //! Owns opening a data directory: manifest, segments, then the logs that segments do not cover.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -11,23 +10,23 @@ use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::EngineConfig;
 use crate::device_log::{LogConfig, LogWriter, ReplayReport, replay};
-use crate::engine::{Poke, Shard};
+use crate::engine::Shard;
 use crate::erase::Masks;
 use crate::error::{Error, Refusal, Result};
 use crate::limits::{FROZEN_MEMTABLES_MAX, SHARDS_MAX};
 use crate::manifest::{Edit, Manifest, orphans, read_heads};
 use crate::quarantine;
+use crate::registry::Registry;
 use crate::shard::core::{Sealed, ShardCore, ShardParts};
 use crate::shard::worker::ShardHandle;
 use crate::shard::{LiveSegment, ProducerHeads, ShardStats, SharedView};
-use crate::snapshot::Attributes;
 use crate::storage::Storage;
 use crate::summary::SummaryMeta;
 use crate::summary::live::open_listed;
 use crate::types::LogPosition;
-use crate::upkeep::FileNumbers;
-use crate::upkeep::compact::Compactor;
+use crate::upkeep::compact::{Compactor, Running};
 use crate::upkeep::flush::{Flusher, open_live};
+use crate::upkeep::{FileNumbers, Poke, Throttle};
 
 /// What opening found.
 #[derive(Debug, Default)]
@@ -66,7 +65,7 @@ pub(crate) struct Opened {
     pub(crate) config: Arc<EngineConfig>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) manifest: Arc<Mutex<Manifest>>,
-    pub(crate) attributes: HashMap<Arc<str>, Arc<Attributes>>,
+    pub(crate) attributes: Registry,
     pub(crate) shards: Vec<Shard>,
     pub(crate) compactors: Vec<Compactor>,
     pub(crate) report: RecoveryReport,
@@ -95,7 +94,7 @@ pub(crate) fn open(
     let memtable_bytes = config.memtable_bytes.min(config.memory.memtable_bytes(state.shard_count));
     let config = Arc::new(EngineConfig { memtable_bytes, ..EngineConfig::clone(config) });
     let catalog = Arc::new(Catalog::new(state.tables.clone()));
-    let attributes = state.attributes.clone().into_iter().collect();
+    let attributes = state.attributes.clone();
     let numbers = Arc::new(FileNumbers::new(state.next_segment_id, state.next_heads_id, state.next_erasure()));
     let manifest = Arc::new(Mutex::new(manifest));
     let mut live: Vec<Vec<Arc<LiveSegment>>> = (0..state.shard_count).map(|_| Vec::new()).collect();
@@ -114,6 +113,7 @@ pub(crate) fn open(
     }
     let mut shards = Vec::new();
     let mut compactors = Vec::new();
+    let throttle = Arc::new(Throttle::new(config.compaction_bytes_per_second));
     for (shard, segments) in (0..state.shard_count).zip(live) {
         // Rows to come are younger than every erasure, also when the segments that those were about are gone.
         let erased = state.erasures.values().filter(|erasure| erasure.shard == shard).map(|erasure| erasure.before_seq);
@@ -170,6 +170,9 @@ pub(crate) fn open(
             view: Arc::clone(&parts.view),
             stats: Arc::clone(&parts.stats),
             stopping: Arc::clone(stopping),
+            throttle: Arc::clone(&throttle),
+            rows_max: config.segment_rows_max,
+            running: Running::default(),
         });
         let (view, heads, stats) = (Arc::clone(&parts.view), Arc::clone(&parts.heads), Arc::clone(&parts.stats));
         let core = ShardCore::new(shard, parts, log, clock.now_ns());

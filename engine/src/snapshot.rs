@@ -1,7 +1,10 @@
 //! Owns one moment of the whole engine for readers; does not merge rows itself.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+mod devices;
+mod newest;
+
+use std::cmp::Reverse;
+use std::sync::{Arc, OnceLock};
 
 use crate::catalog::{self, Tables};
 use crate::erase::Masks;
@@ -9,6 +12,7 @@ use crate::error::Result;
 use crate::memory::{Class, Held, MemoryBudget};
 use crate::memtable::{Mark, Memtable};
 use crate::quarantine;
+use crate::registry::{Attributes, Registry};
 use crate::scan::{BlockCache, Part, Source, plan, sort_unique};
 use crate::shard::{LiveSegment, ShardView};
 use crate::summary::plan::{StepQuestion, StepSource, plan_steps};
@@ -16,8 +20,7 @@ use crate::summary::{LiveSummary, Step, Stretch};
 use crate::types::{FieldDef, Rows, TableSchema};
 use tidewell_codec::shard_of;
 
-/// Pairs of names and values that an operator gave a device.
-pub type Attributes = BTreeMap<String, String>;
+pub use newest::Newest;
 
 /// Rows that a scan copies out of memtables are counted from this size on.
 const COUNTED_BYTES_MIN: u64 = 256 << 10;
@@ -26,27 +29,16 @@ fn rows_bytes(rows: &Rows) -> u64 {
     (rows.times.len() * 8 + rows.columns.iter().map(|column| column.memory_bytes()).sum::<usize>()) as u64
 }
 
+pub use devices::{DeviceInfo, DevicePages};
+
 /// Segments and memtables of one moment. Cheap to clone; files go when the last holder leaves.
 #[derive(Clone)]
 pub struct Snapshot {
     pub(crate) shards: Arc<Vec<Arc<ShardView>>>,
     pub(crate) tables: Arc<Tables>,
     pub(crate) memory: Arc<MemoryBudget>,
-    pub(crate) attributes: Arc<HashMap<Arc<str>, Arc<Attributes>>>,
+    pub(crate) attributes: Registry,
     pub(crate) cache: Arc<BlockCache>,
-}
-
-/// A device as the node knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeviceInfo {
-    /// Its id.
-    pub id: Arc<str>,
-    /// What an operator said of it.
-    pub attributes: Arc<Attributes>,
-    /// When its first stored batch arrived, by the node's clock; `None` when it only has attributes.
-    pub first_seen_ns: Option<i64>,
-    /// When its last stored batch arrived.
-    pub last_seen_ns: Option<i64>,
 }
 
 impl Snapshot {
@@ -65,7 +57,7 @@ impl Snapshot {
 
     /// Attributes of `device`, if it has any.
     pub fn attributes(&self, device: &str) -> Option<Arc<Attributes>> {
-        self.attributes.get(device).cloned()
+        self.attributes.get(device).map(Arc::new)
     }
 
     /// Every device with rows or attributes, sorted by id.
@@ -73,28 +65,16 @@ impl Snapshot {
     /// # Errors
     /// A damaged segment index.
     pub fn devices(&self) -> Result<Vec<DeviceInfo>> {
-        let mut seen: BTreeMap<Arc<str>, Option<(i64, i64)>> = BTreeMap::new();
-        let mut note = |id: Arc<str>, received: (i64, i64)| {
-            let entry = seen.entry(id).or_default();
-            *entry = Some(entry.map_or(received, |e| (e.0.min(received.0), e.1.max(received.1))));
-        };
-        for table in self.tables() {
-            let Some(view) = self.table(&table.name) else { continue };
-            view.visit_devices(&mut note)?;
+        let mut all = Vec::new();
+        for page in self.device_pages() {
+            all.extend(page?);
         }
-        for id in self.attributes.keys() {
-            seen.entry(Arc::clone(id)).or_default();
-        }
-        let none = Arc::new(Attributes::new());
-        Ok(seen
-            .into_iter()
-            .map(|(id, received)| DeviceInfo {
-                attributes: self.attributes.get(&id).unwrap_or(&none).clone(),
-                first_seen_ns: received.map(|r| r.0),
-                last_seen_ns: received.map(|r| r.1),
-                id,
-            })
-            .collect())
+        Ok(all)
+    }
+
+    /// The same, some at a time: a node may know millions.
+    pub fn device_pages(&self) -> DevicePages {
+        DevicePages::new(self)
     }
 }
 
@@ -116,6 +96,8 @@ struct ShardTable {
     masks: Arc<Masks>,
     /// First time that the table still has.
     cut_off: i64,
+    /// Places of `segments`, those that end last first; sorted when first needed.
+    newest_first: OnceLock<Vec<usize>>,
 }
 
 impl ShardTable {
@@ -136,7 +118,34 @@ impl ShardTable {
                 .collect(),
             masks: Arc::clone(&view.masks),
             cut_off: view.masks.cut_off(table),
+            newest_first: OnceLock::new(),
         }
+    }
+
+    fn newest_first(&self) -> &[usize] {
+        self.newest_first.get_or_init(|| {
+            let mut order: Vec<usize> = (0..self.segments.len()).collect();
+            order.sort_by_key(|&at| Reverse(self.segments[at].meta.time_max));
+            order
+        })
+    }
+
+    /// Each device of which only summaries are left, with its receive times; a device may come several times.
+    fn visit_kept(&self, visit: &mut impl FnMut(Arc<str>, (i64, i64))) -> Result<()> {
+        for live in &self.kept {
+            live.summary.visit(&mut |id, entry| match entry {
+                Ok(entry) => {
+                    let (first, last) = entry.time_range();
+                    if self.masks.mask_kept(&live.meta, id).left_of(first, last).next().is_some() {
+                        visit(Arc::from(id), entry.received());
+                    }
+                    true
+                }
+                // Found by whoever asks for this device, who can be told.
+                Err(_) => true,
+            })?;
+        }
+        Ok(())
     }
 
     /// Whether some summary may matter to a question that can use `steps`.
@@ -161,11 +170,34 @@ impl TableView {
     /// # Errors
     /// A damaged segment index.
     pub fn devices(&self) -> Result<Vec<Arc<str>>> {
-        let mut ids = Vec::new();
-        self.visit_devices(&mut |id, _| ids.push(id))?;
-        ids.sort_unstable();
+        let mut others = Vec::new();
+        for shard in self.shards.iter() {
+            shard.visit_kept(&mut |id, _| others.push(id))?;
+            for (memtable, mark) in &shard.memtables {
+                let devices = memtable.devices(&self.schema.name, *mark, shard.cut_off);
+                others.extend(devices.into_iter().map(|device| device.id));
+            }
+        }
+        // Ids in segments are compared where they lie; only those that are told are copied.
+        let mut ids: Vec<&str> = Vec::with_capacity(others.len());
+        for shard in self.shards.iter() {
+            for live in &shard.segments {
+                for entry in live.segment.devices() {
+                    let entry = entry?;
+                    // Directories need not be read where nothing is deleted.
+                    if !shard.masks.may_hide(&live.meta, entry.id())
+                        || shard.masks.leaves_rows(&live.meta, entry.id(), &entry.blocks()?)?
+                    {
+                        ids.push(entry.id());
+                    }
+                }
+            }
+        }
+        ids.extend(others.iter().map(|id| &**id));
+        // Stable, because it makes use of ids that are in order already.
+        ids.sort();
         ids.dedup();
-        Ok(ids)
+        Ok(ids.into_iter().map(Arc::from).collect())
     }
 
     /// Each device of each source, with its receive times; a device may come several times.
@@ -180,19 +212,7 @@ impl TableView {
                     }
                 }
             }
-            for live in &shard.kept {
-                live.summary.visit(&mut |id, entry| match entry {
-                    Ok(entry) => {
-                        let (first, last) = entry.time_range();
-                        if shard.masks.mask_kept(&live.meta, id).left_of(first, last).next().is_some() {
-                            visit(Arc::from(id), entry.received());
-                        }
-                        true
-                    }
-                    // Found by whoever asks for this device, who can be told.
-                    Err(_) => true,
-                })?;
-            }
+            shard.visit_kept(visit)?;
             for (memtable, mark) in &shard.memtables {
                 for device in memtable.devices(&self.schema.name, *mark, shard.cut_off) {
                     visit(device.id, device.received_ns);
@@ -202,13 +222,17 @@ impl TableView {
         Ok(())
     }
 
+    fn defs(&self, fields: &[usize]) -> Arc<[FieldDef]> {
+        fields.iter().map(|&field| self.schema.fields[field].clone()).collect()
+    }
+
     /// One device's rows of `[start_ns, end_ns)` as parts that are disjoint and in time order; the newest write of each
     /// field wins. `fields` are indexes into the schema; `end_ns == i64::MAX` has no end.
     ///
     /// # Errors
     /// A damaged segment index, or more rows in memtables than the memory for queries holds.
     pub fn scan(&self, device: &str, start_ns: i64, end_ns: i64, fields: &[usize]) -> Result<Vec<Part>> {
-        let defs: Arc<[FieldDef]> = fields.iter().map(|&field| self.schema.fields[field].clone()).collect();
+        let defs = self.defs(fields);
         let shard = self.shard_of(device);
         let start_ns = start_ns.max(shard.cut_off);
         let mut sources = Vec::new();
@@ -283,7 +307,7 @@ impl TableView {
         if end_ns == i64::MIN || start_ns > last_ns {
             return Ok(Vec::new());
         }
-        let defs: Arc<[FieldDef]> = fields.iter().map(|&field| self.schema.fields[field].clone()).collect();
+        let defs = self.defs(fields);
         let kept = shard.masks.kept_steps(&self.schema.name);
         let mut sources = Vec::new();
         for same_segment in shard.kept.chunk_by(|a, b| a.meta.segment == b.meta.segment) {

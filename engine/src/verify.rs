@@ -10,6 +10,7 @@ use crate::manifest::{Manifest, orphans, read_heads};
 use crate::segment::{Segment, segment_name, verify as verify_segment};
 use crate::storage::Storage;
 use crate::summary::{Summary, SummaryMeta, summary_name, verify as verify_summary};
+use crate::upkeep::order_violations;
 
 /// What a check found.
 #[derive(Debug, Default)]
@@ -44,6 +45,7 @@ pub fn verify(storage: &Arc<dyn Storage>) -> Result<VerifyReport> {
     report.notes.extend(manifest.cut.map(|(offset, bytes)| {
         format!("{}: {bytes} bytes at offset {offset} were torn by a crash and are cut at the next open", manifest.path)
     }));
+    let mut opened = Vec::new();
     for meta in state.segments.values() {
         let name = segment_name(meta.id);
         match Segment::open(&**storage, &name) {
@@ -60,6 +62,7 @@ pub fn verify(storage: &Arc<dyn Storage>) -> Result<VerifyReport> {
                     ));
                 }
                 report.damage.extend(verify_segment(&segment).iter().map(ToString::to_string));
+                opened.push((meta.clone(), Arc::clone(&segment)));
                 state.summaries_of(meta.id).for_each(|meta| check_summary(storage, meta, Some(&segment), &mut report));
             }
             Err(error) => {
@@ -68,6 +71,7 @@ pub fn verify(storage: &Arc<dyn Storage>) -> Result<VerifyReport> {
             }
         }
     }
+    report.damage.extend(order_violations(&opened));
     for meta in state.summaries.values().filter(|meta| !state.segments.contains_key(&meta.segment)) {
         check_summary(storage, meta, None, &mut report);
     }

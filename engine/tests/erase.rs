@@ -228,7 +228,7 @@ impl World {
         // A file keeps the name that its table had when it was written.
         let table_of = |segment: &Segment| state.segments[&segment.id()].table.to_string();
         let mut found: BTreeMap<(String, String), u64> = BTreeMap::new();
-        for name in storage.list("seg").expect("memory lists") {
+        for name in storage.list("seg").expect("memory lists").iter().filter(|name| name.ends_with(".seg")) {
             let segment = Segment::open(storage, &format!("seg/{name}")).expect("an undamaged segment");
             for entry in segment.devices() {
                 let entry = entry.expect("an undamaged index");

@@ -8,7 +8,7 @@ use std::sync::{Arc, mpsc};
 
 use bytes::Bytes;
 use common::{Fields, Row, StoppedClock, Value, batch, scan};
-use tidewell_codec::{FieldType, Tier, encode_batch};
+use tidewell_codec::{Batch, FieldType, Tier, encode_batch};
 use tidewell_engine::memory::{Class, MemoryBudget};
 use tidewell_engine::storage::Memory;
 use tidewell_engine::{Append, AppendSink, Durability, Engine, EngineConfig, ProducerId, Refusal, SeqNo};
@@ -35,6 +35,10 @@ fn send(engine: &Engine, seq: u64, first: i64, count: i64) {
         })
         .collect();
     let batch = batch("readings", &rows, &types);
+    append(engine, seq, batch);
+}
+
+fn append(engine: &Engine, seq: u64, batch: Batch) {
     engine.check(&batch, NOW).unwrap();
     let mut payload = Vec::new();
     encode_batch(&batch, Tier::Plain, &mut payload);
@@ -85,4 +89,38 @@ fn shards_share_the_memtables_part_of_the_limit() {
     let memory = MemoryBudget::new(256 << 20);
     let engine = open(&Memory::new(), &memory);
     assert_eq!(engine.config().memtable_bytes, 72 << 20, "three of four parts of 6/16 of 256 MiB");
+}
+
+/// One row of each of `devices`.
+fn send_devices(engine: &Engine, seq: u64, time: i64, devices: impl Iterator<Item = usize>) {
+    let types = BTreeMap::from([("speed".to_owned(), FieldType::F64)]);
+    let fields = Fields::from([("speed".to_owned(), Value::F64(1f64.to_bits()))]);
+    let rows: Vec<Row> = devices.map(|d| Row { device: format!("d{d:05}"), time, fields: fields.clone() }).collect();
+    append(engine, seq, batch("readings", &rows, &types));
+}
+
+#[test]
+fn devices_come_in_pages_in_order_from_all_sources() {
+    let engine = open(&Memory::new(), &MemoryBudget::new(1 << 30));
+    // More than a page in a segment, other ones in memory, others only described; some in several places.
+    send_devices(&engine, 1, 10, (0..5_000).step_by(2));
+    engine.flush().unwrap();
+    send_devices(&engine, 2, 20, (0..5_000).step_by(3));
+    for device in (0..5_000).step_by(500) {
+        let pairs = BTreeMap::from([("number".to_owned(), device.to_string())]);
+        engine.set_attributes(&format!("d{:05}", device + 1), pairs).unwrap();
+    }
+    let mut expected = std::collections::BTreeSet::new();
+    expected.extend((0..5_000).step_by(2).chain((0..5_000).step_by(3)).map(|d| format!("d{d:05}")));
+    expected.extend((0..5_000).step_by(500).map(|d| format!("d{:05}", d + 1)));
+    let pages: Vec<_> = engine.snapshot().device_pages().map(Result::unwrap).collect();
+    assert!(pages.len() > 2, "{} pages", pages.len());
+    let found: Vec<_> = pages.iter().flatten().collect();
+    assert_eq!(found.iter().map(|d| d.id.to_string()).collect::<Vec<_>>(), expected.into_iter().collect::<Vec<_>>());
+    for device in found {
+        let number: usize = device.id[1..].parse().unwrap();
+        let described = number % 500 == 1;
+        assert_eq!(device.attributes.get("number").map(|n| n.parse().unwrap()), described.then(|| number - 1));
+        assert_eq!(device.first_seen_ns.is_some(), number.is_multiple_of(2) || number.is_multiple_of(3), "{number}");
+    }
 }

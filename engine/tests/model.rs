@@ -5,23 +5,43 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
-use common::{Fields, Model, Row, StoppedClock, Value, batch, scan, send};
+use common::{Fields, Model, Row, Value, batch, scan, send};
 use proptest::prelude::*;
 use tidewell_codec::FieldType;
-use tidewell_engine::storage::Memory;
+use tidewell_engine::clock::Clock;
+use tidewell_engine::storage::{Memory, Storage};
+use tidewell_engine::verify::verify;
 use tidewell_engine::{Engine, EngineConfig};
 
 const TABLE: &str = "readings";
+/// Later than all rows but those of a wrong clock.
+const NOW: i64 = 1_000_000_000_000_000;
 const DEVICES: [&str; 3] = ["truck_1", "truck_2", "pump/7"];
+
+/// A clock that steps move.
+struct HandClock(AtomicI64);
+
+impl Clock for HandClock {
+    fn now_ns(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 #[derive(Clone, Debug)]
 enum Step {
     Append(Vec<Row>),
+    /// The same at times after all before.
+    AppendInOrder(Vec<Row>),
     /// The same batch again, as a device does that did not see the acknowledgement.
     Resend,
     Flush,
     Compact,
+    /// Merge what is due now.
+    Merge,
+    /// Time passes: what came becomes quiet, days become closed.
+    Wait(i64),
     /// Close in good order and open again.
     Reopen,
     /// Lose everything that was not synced, open again.
@@ -71,17 +91,25 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => proptest::collection::vec(row(), 1..40).prop_map(Step::Append),
         1 => Just(Step::Resend),
+        4 => proptest::collection::vec(row(), 1..40).prop_map(Step::AppendInOrder),
         2 => Just(Step::Flush),
         1 => Just(Step::Compact),
+        3 => Just(Step::Merge),
+        1 => (0i64..200_000).prop_map(Step::Wait),
         1 => Just(Step::Reopen),
         1 => any::<u64>().prop_map(Step::Crash),
     ]
 }
 
-fn open(storage: &Memory) -> Engine {
-    let config =
-        EngineConfig { shards: Some(2), compaction: false, log_file_bytes: 16 << 10, ..EngineConfig::default() };
-    let clock = Arc::new(StoppedClock(i64::MAX / 2));
+fn open(storage: &Memory, clock: &Arc<HandClock>) -> Engine {
+    let config = EngineConfig {
+        shards: Some(2),
+        compaction: false,
+        segment_rows_max: 20,
+        log_file_bytes: 16 << 10,
+        ..EngineConfig::default()
+    };
+    let clock = Arc::clone(clock) as Arc<dyn Clock>;
     let (engine, report) = Engine::open(Arc::new(storage.clone()), config, clock).expect("an undamaged store opens");
     // A torn tail is what a crash leaves; damage would be a lost record.
     assert!(
@@ -94,7 +122,7 @@ fn open(storage: &Memory) -> Engine {
 
 fn check(engine: &Engine, model: &Model) {
     for device in DEVICES {
-        for (start, end) in [(i64::MIN, i64::MAX), (50, 120), (0, 1)] {
+        for (start, end) in [(i64::MIN, i64::MAX), (50, 120), (0, 1), (1_200, 1_600)] {
             assert_eq!(
                 scan(engine, TABLE, device, start, end),
                 model.scan(TABLE, device, start, end),
@@ -110,13 +138,25 @@ proptest! {
     #[test]
     fn engine_answers_like_a_naive_map(steps in proptest::collection::vec(step(), 1..30)) {
         let mut storage = Memory::new();
-        let mut engine = Some(open(&storage));
+        let clock = Arc::new(HandClock(AtomicI64::new(NOW)));
+        let mut engine = Some(open(&storage, &clock));
         let mut model = Model::default();
         let types = types();
         // Batches of one shard each: a client groups its devices, so each device is its own producer here.
         let mut seqs = [0u64; DEVICES.len()];
         let mut last: Option<(usize, Vec<Row>)> = None;
+        let mut next_time = 1_000;
         for step in steps {
+            let step = match step {
+                Step::AppendInOrder(mut rows) => {
+                    for row in &mut rows {
+                        row.time = next_time;
+                        next_time += 10;
+                    }
+                    Step::Append(rows)
+                }
+                step => step,
+            };
             let running = engine.as_ref().expect("an engine is open between steps");
             match step {
                 Step::Append(rows) => {
@@ -132,6 +172,7 @@ proptest! {
                         last = Some((index, rows));
                     }
                 }
+                Step::AppendInOrder(_) => unreachable!("it became an append"),
                 Step::Resend => {
                     if let Some((index, rows)) = &last {
                         send_rows(running, *index, seqs[*index], rows, &types);
@@ -142,19 +183,26 @@ proptest! {
                     running.flush().expect("memory has room");
                     running.compact().expect("memory has room");
                 }
+                Step::Merge => running.merge_due().expect("memory has room"),
+                Step::Wait(seconds) => {
+                    clock.0.fetch_add(seconds * 1_000_000_000, Ordering::Relaxed);
+                }
                 Step::Reopen => {
                     running.close().expect("memory has room");
                     engine = None;
-                    engine.replace(open(&storage));
+                    engine.replace(open(&storage, &clock));
                 }
                 Step::Crash(seed) => {
                     engine = None;
                     storage = storage.crash(seed);
-                    engine.replace(open(&storage));
+                    engine.replace(open(&storage, &clock));
                 }
             }
             check(engine.as_ref().expect("an engine is open between steps"), &model);
         }
+        drop(engine);
+        let report = verify(&(Arc::new(storage) as Arc<dyn Storage>)).expect("the manifest is whole");
+        prop_assert!(report.damage.is_empty(), "{:?}", report.damage);
     }
 }
 

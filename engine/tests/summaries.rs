@@ -7,11 +7,15 @@ mod common;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use std::sync::atomic::{AtomicI64, Ordering};
+
 use common::{Model, Row, StoppedClock, Value, batch, scan, send};
+use tidewell_engine::clock::Clock;
+use tidewell_engine::manifest::Retention;
 use tidewell_engine::storage::{Memory, Storage};
 use tidewell_engine::verify::verify;
 use tidewell_engine::{
-    Column, Engine, EngineConfig, FieldType, Rows, Step, StepRows, StepSums, Stretch, limits::DAY_NS,
+    Column, Delete, Engine, EngineConfig, Error, FieldType, Rows, Step, StepRows, StepSums, Stretch, limits::DAY_NS,
 };
 
 const TABLE: &str = "readings";
@@ -189,7 +193,14 @@ fn steps_tell_what_rows_say() {
                     engine.flush().unwrap();
                     engine.compact().unwrap();
                 }
-                9 | 10 => {
+                9 => {
+                    let device = DEVICES[chance.below(2) as usize];
+                    let start = START + chance.below(3 * DAY_NS as u64) as i64;
+                    let range = (start, start + chance.below(DAY_NS as u64 / 6) as i64 + 1);
+                    engine.delete(&[Delete { table: None, device: device.into(), range: Some(range) }]).unwrap();
+                    model.rows.retain(|(_, d, time), _| d != device || *time < range.0 || *time >= range.1);
+                }
+                10 => {
                     engine.close().unwrap();
                     drop(engine);
                     engine = open(&storage);
@@ -221,4 +232,109 @@ fn steps_tell_what_rows_say() {
         assert!(report.notes.is_empty(), "no file is left over: {:?}", report.notes);
     }
     assert!(used > 1_000, "{used} steps were used");
+}
+
+/// A clock that is set by hand.
+struct SetClock(AtomicI64);
+
+impl Clock for SetClock {
+    fn now_ns(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[test]
+fn steps_outlive_rows_and_go_in_their_own_time() {
+    let types = types();
+    let storage = Memory::new();
+    let clock = Arc::new(SetClock(AtomicI64::new(START + 5 * DAY_NS)));
+    let open = || {
+        let config = EngineConfig { shards: Some(1), compaction: false, ..EngineConfig::default() };
+        Engine::open(Arc::new(storage.clone()), config, clock.clone()).unwrap().0
+    };
+    let chance = &mut Chance(4_242);
+    let mut model = Model::default();
+    let mut engine = open();
+    for (at, device) in DEVICES.iter().enumerate() {
+        // Every six minutes: too few rows to an hour to keep hours unless the table asks for them.
+        let rows = run(device, START, 5 * 240, 360_000_000_000, chance);
+        send(&engine, at as u128 + 1, 1, batch(TABLE, &rows, &types)).unwrap();
+        model.apply(TABLE, &rows);
+    }
+    engine.flush().unwrap();
+    engine.compact().unwrap();
+    let day = DAY_NS as u64;
+    let files = |suffix: &str| storage.list("seg").unwrap().iter().filter(|name| name.ends_with(suffix)).count();
+    assert_eq!((files(".seg"), files(".sum")), (5, 5), "a file for each day, with its day");
+    let whole = (START, START + 5 * DAY_NS);
+    let retention = Retention { raw_ns: Some(2 * day), hour_ns: Some(100 * day), ..Retention::default() };
+    engine.set_retention(TABLE, retention).unwrap();
+    // Rows are hidden at once, and their files stay until something tells of them.
+    assert_eq!(scan(&engine, TABLE, DEVICES[0], whole.0, whole.1).len(), 2 * 240);
+    assert_eq!(files(".seg"), 5);
+    engine.compact().unwrap();
+    assert_eq!((files(".seg"), files(".sum")), (2, 5 + 2), "hours of five days, days of two");
+
+    let hours = |step: Step, _: i64| step == Step::Hour;
+    for reopened in [false, true] {
+        if reopened {
+            engine.close().unwrap();
+            drop(engine);
+            engine = open();
+        }
+        let view = engine.snapshot().table(TABLE).unwrap();
+        assert_eq!(view.devices().unwrap().len(), 2);
+        for device in DEVICES {
+            // Everything there was, hour by hour, though the rows of three days are gone.
+            assert_eq!(check(&engine, &model, device, whole, &hours), 5 * 24);
+            let late = (START + 3 * DAY_NS, START + 5 * DAY_NS);
+            check(&engine, &model, device, late, &|_, _| false);
+            let refused =
+                view.scan_steps(device, START, whole.1, &[0], &[Step::Hour], &|_, at| at > START).unwrap_err();
+            assert!(matches!(&refused, Error::RowsGone { step: Step::Hour, .. }), "{refused}");
+        }
+    }
+
+    // A delete takes the hours that it touches, at once for readers, and from the disk by the next merge.
+    let range = (START + 7 * DAY_NS / 24 + 5, START + 9 * DAY_NS / 24);
+    engine.delete(&[Delete { table: None, device: DEVICES[0].into(), range: Some(range) }]).unwrap();
+    engine.delete(&[Delete { table: None, device: DEVICES[1].into(), range: None }]).unwrap();
+    let gone = (START + 7 * DAY_NS / 24, START + 9 * DAY_NS / 24);
+    model.rows.retain(|(_, d, time), _| d != DEVICES[1] && !(*time >= gone.0 && *time < gone.1));
+    for merged in [false, true] {
+        if merged {
+            engine.compact().unwrap();
+        }
+        let view = engine.snapshot().table(TABLE).unwrap();
+        assert_eq!(view.devices().unwrap(), [Arc::from(DEVICES[0])]);
+        assert_eq!(check(&engine, &model, DEVICES[0], whole, &hours), 5 * 24 - 2);
+        assert_eq!(check(&engine, &model, DEVICES[1], whole, &hours), 0);
+    }
+    engine.rename_table(TABLE, "driven").unwrap();
+    engine.rename_table("driven", TABLE).unwrap();
+    engine.close().unwrap();
+    drop(engine);
+    let as_storage = || Arc::new(storage.clone()) as Arc<dyn Storage>;
+    let report = verify(&as_storage()).unwrap();
+    assert!(report.damage.is_empty() && report.notes.is_empty(), "{:?} {:?}", report.damage, report.notes);
+    let (state, _) = tidewell_engine::manifest::Manifest::inspect(&storage).unwrap();
+    assert!(state.erasures.is_empty(), "nothing is left to erase: {:?}", state.erasures);
+    assert_eq!(state.summaries.len(), files(".sum"));
+
+    engine = open();
+    assert_eq!(check(&engine, &model, DEVICES[0], whole, &hours), 5 * 24 - 2);
+    clock.0.store(START + 103 * DAY_NS, Ordering::Relaxed);
+    engine.keep().unwrap();
+    let left = (START + 3 * DAY_NS, START + 5 * DAY_NS);
+    model.rows.retain(|(_, _, time), _| *time >= left.0);
+    assert_eq!(
+        check(&engine, &model, DEVICES[0], whole, &hours),
+        2 * 24,
+        "hours of the first three days went in their time"
+    );
+    assert_eq!(files(".seg"), 0);
+    clock.0.store(START + 200 * DAY_NS, Ordering::Relaxed);
+    engine.keep().unwrap();
+    assert_eq!((files(".seg"), files(".sum")), (0, 0));
+    assert!(engine.snapshot().table(TABLE).unwrap().devices().unwrap().is_empty());
 }

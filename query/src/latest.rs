@@ -8,7 +8,7 @@ use crate::answer::AnswerSchema;
 use crate::error::QueryError;
 use crate::execute::{Builder, Step, Work};
 use crate::kernels::{Cell, last_one};
-use crate::source::{Part, Table};
+use crate::source::{Newest, Part, Table};
 
 /// The last value of each field, device by device.
 pub(crate) struct LatestWork<T> {
@@ -18,14 +18,14 @@ pub(crate) struct LatestWork<T> {
     /// Rows before this time count.
     pub end: i64,
     /// Fields to answer, as indexes into the schema.
-    pub fields: Vec<usize>,
+    pub fields: Arc<[usize]>,
     pub batch_rows: usize,
 }
 
 /// Where one device stands.
-pub(crate) struct LatestCursor<P> {
+pub(crate) struct LatestCursor<N> {
     device: Arc<str>,
-    parts: std::vec::IntoIter<P>,
+    parts: N,
     /// Time of the newest row.
     time: Option<i64>,
     values: Vec<Cell>,
@@ -34,7 +34,7 @@ pub(crate) struct LatestCursor<P> {
 }
 
 impl<T: Table> Work for LatestWork<T> {
-    type Cursor = LatestCursor<T::Part>;
+    type Cursor = LatestCursor<T::Newest>;
     type Space = Rows;
 
     fn device_count(&self) -> usize {
@@ -47,7 +47,7 @@ impl<T: Table> Work for LatestWork<T> {
 
     fn open(&self, device: usize, _: &mut Rows) -> Result<Option<Self::Cursor>, QueryError> {
         let device = self.devices[device].clone();
-        let parts = self.table.scan(&device, i64::MIN, self.end, &self.fields)?.into_iter();
+        let parts = self.table.scan_back(&device, self.end, &self.fields);
         Ok(Some(LatestCursor {
             device,
             parts,
@@ -59,7 +59,7 @@ impl<T: Table> Work for LatestWork<T> {
 
     fn step(&self, cursor: &mut Self::Cursor, rows: &mut Rows, out: &mut Builder) -> Result<Step, QueryError> {
         let done = cursor.time.is_some() && cursor.missing.is_empty();
-        if let Some(part) = cursor.parts.next_back().filter(|_| !done) {
+        if !done && let Some(part) = cursor.parts.next_part()? {
             cursor.look_into(&part, rows)?;
             return Ok(Step::More);
         }
@@ -74,9 +74,9 @@ impl<T: Table> Work for LatestWork<T> {
     }
 }
 
-impl<P: Part> LatestCursor<P> {
+impl<N: Newest> LatestCursor<N> {
     /// Takes what the next older part can tell.
-    fn look_into(&mut self, part: &P, rows: &mut Rows) -> Result<(), QueryError> {
+    fn look_into(&mut self, part: &N::Part, rows: &mut Rows) -> Result<(), QueryError> {
         let mut load = Vec::new();
         let (mut exact, mut found) = (false, Vec::new());
         for &field in &self.missing {

@@ -29,7 +29,7 @@ pub(crate) struct Prepared<T> {
 /// What to compute, by kind of request.
 pub(crate) enum Question {
     Range { rows: RangePlan, limit: Option<u64> },
-    Latest { end: i64, fields: Vec<usize> },
+    Latest { end: i64, fields: Arc<[usize]> },
     Downsample { plan: Box<WindowPlan>, group: Group },
     Intervals { start: i64, end: i64, condition: Predicate, rule: IntervalRule, measured: Vec<(usize, FieldType)> },
     Devices { start: i64, end: i64, condition: Predicate, rule: Option<IntervalRule> },
@@ -155,7 +155,7 @@ fn latest<T: Table>(table: Target<T>, request: &LatestRequest) -> Result<Prepare
     // Inclusive in the request, exclusive in a scan.
     let end = request.as_of.map_or(i64::MAX, |as_of| as_of.0.saturating_add(1));
     let schema = table.row_schema(&fields);
-    Ok(table.prepared(schema, Question::Latest { end, fields }))
+    Ok(table.prepared(schema, Question::Latest { end, fields: fields.into() }))
 }
 
 fn downsample<T: Table>(

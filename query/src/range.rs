@@ -8,9 +8,9 @@ use tidewell_engine::Rows;
 use crate::answer::AnswerSchema;
 use crate::error::QueryError;
 use crate::execute::{Budget, Builder, Step, Work};
-use crate::predicate::{Masks, Predicate, Scratch};
+use crate::predicate::Predicate;
 use crate::source::{Part, Table};
-use crate::threshold::{Interval, IntervalFinder, IntervalRule};
+use crate::threshold::{Interval, IntervalFinder, IntervalRule, ThresholdSpace};
 
 /// Parts with fewer rows are copied into the batch: a batch of their own would cost more.
 const ADOPT_ROWS_MIN: usize = 1_024;
@@ -48,10 +48,8 @@ pub(crate) struct RangeCursor<P> {
 /// Memory that a thread reuses.
 #[derive(Default)]
 pub(crate) struct RangeSpace {
-    rows: Rows,
+    threshold: ThresholdSpace,
     rest: Rows,
-    masks: Masks,
-    scratch: Scratch,
 }
 
 impl<T: Table> Work for RangeWork<T> {
@@ -71,12 +69,11 @@ impl<T: Table> Work for RangeWork<T> {
         let intervals = match &self.rule {
             None => None,
             Some((rule, condition)) => {
-                let RangeSpace { rows, masks, scratch, .. } = space;
                 let mut finder = IntervalFinder::new(*rule, &[]);
                 let mut intervals = Vec::new();
                 for part in self.table.scan(&device, self.start, self.end, condition.fields())? {
                     self.budget.check()?;
-                    finder.add(&part, condition, rows, masks, scratch, |interval, _| intervals.push(interval))?;
+                    finder.add(&part, condition, &mut space.threshold, |interval, _| intervals.push(interval))?;
                 }
                 finder.finish(|interval, _| intervals.push(interval));
                 if intervals.is_empty() {
@@ -115,15 +112,20 @@ impl<T: Table> RangeWork<T> {
         out: &mut Builder,
     ) -> Result<(), QueryError> {
         let which: Vec<usize> = (0..self.selected).collect();
-        part.load_fields(&which, &mut space.rows)?;
-        let rows = space.rows.times.len();
+        part.load_fields(&which, &mut space.threshold.rows)?;
+        let rows = space.threshold.rows.times.len();
         let take = usize::try_from(cursor.left).map_or(rows, |left| left.min(rows));
         cursor.left -= take as u64;
         if take == rows && rows >= ADOPT_ROWS_MIN && out.rows() == 0 {
-            let rows = std::mem::take(&mut space.rows);
+            let rows = std::mem::take(&mut space.threshold.rows);
             out.adopt(&cursor.device, rows.times, rows.columns.into_iter().take(self.selected));
         } else if take > 0 {
-            out.extend(&cursor.device, &space.rows.times, space.rows.columns.iter().take(self.selected), 0..take);
+            out.extend(
+                &cursor.device,
+                &space.threshold.rows.times,
+                space.threshold.rows.columns.iter().take(self.selected),
+                0..take,
+            );
         }
         Ok(())
     }
@@ -139,8 +141,14 @@ impl<T: Table> RangeWork<T> {
         if !condition.verdict(|slot| part.stats(slot)).can_match {
             return Ok(());
         }
-        let RangeSpace { rows, rest, masks, scratch } = space;
+        let RangeSpace { threshold: ThresholdSpace { rows, narrow, masks, scratch }, rest } = space;
         let needed = condition.slots();
+        if part.narrow(needed, narrow)? {
+            condition.evaluate_narrow(narrow, masks, scratch);
+            if masks.match_count() == 0 {
+                return Ok(());
+            }
+        }
         part.load_fields(needed, rows)?;
         condition.evaluate(&rows.columns, rows.times.len(), masks, scratch);
         if let Some(intervals) = &cursor.intervals {

@@ -8,7 +8,7 @@ mod snapshot;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tidewell_engine::{Error, FieldStats, Rows, Step, StepRows, TableSchema};
+use tidewell_engine::{Error, FieldStats, NarrowRows, Rows, Step, StepRows, TableSchema};
 
 /// Data of one moment. Cheap to clone.
 pub trait Source: Clone + Send + Sync + 'static {
@@ -29,6 +29,8 @@ pub trait Table: Sized + Send + Sync + 'static {
     type Part: Part;
     /// Aggregates of whole steps that stand for rows.
     type Steps: Steps;
+    /// Parts of a device, the newest first.
+    type Newest: Newest<Part = Self::Part>;
 
     /// Name and fields.
     fn schema(&self) -> &Arc<TableSchema>;
@@ -37,7 +39,9 @@ pub trait Table: Sized + Send + Sync + 'static {
     /// The rows of `device` with `start <= time < end`, as parts in time order that do not overlap. `fields` are indexes
     /// into the schema.
     fn scan(&self, device: &str, start: i64, end: i64, fields: &[usize]) -> Result<Vec<Self::Part>, Error>;
-    /// The same rows, with aggregates of whole steps in the place of rows where they are stored, nothing else lies at
+    /// The rows of `device` before `end` as parts that do not overlap, the newest first, found as they are read.
+    fn scan_back(&self, device: &Arc<str>, end: i64, fields: &Arc<[usize]>) -> Self::Newest;
+    /// The rows of [`Self::scan`], with aggregates of whole steps in the place of rows where they are stored, nothing else lies at
     /// their time, and `usable` says of the step's length and start that they serve. `steps` are the lengths that may be
     /// used, longest first; a step that `usable` takes lies wholly inside the range.
     fn scan_steps(
@@ -72,6 +76,25 @@ pub trait Part: Send + 'static {
     fn stats(&self, field: usize) -> Option<FieldStats>;
     /// Replaces the content of `rows` by the times and the columns `which`; other columns are left empty.
     fn load_fields(&self, which: &[usize], rows: &mut Rows) -> Result<(), Error>;
+    /// Gives the columns `which` in narrow form; false when the part has none, and then it has to be loaded.
+    fn narrow(&self, which: &[usize], rows: &mut NarrowRows) -> Result<bool, Error> {
+        let _ = (which, rows);
+        Ok(false)
+    }
+    /// Adds the times to what [`Part::narrow`] gave.
+    fn narrow_times(&self, rows: &mut NarrowRows) -> Result<(), Error> {
+        let _ = rows;
+        Ok(())
+    }
+}
+
+/// Parts of one device, the newest first.
+pub trait Newest: Send + 'static {
+    /// Rows that lie together in time.
+    type Part: Part;
+
+    /// The next older part.
+    fn next_part(&mut self) -> Result<Option<Self::Part>, Error>;
 }
 
 /// Aggregates of a run of steps of one length, perhaps not decoded yet.

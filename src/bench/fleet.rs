@@ -58,6 +58,43 @@ impl Fleet {
         Self { walks, names }
     }
 
+    /// The rows numbered `rows` of each of `devices`, in that order.
+    pub fn batch_of(&self, devices: &[Device], rows: &[u64]) -> Batch {
+        let mut runs = DeviceRuns::default();
+        let mut times = Vec::with_capacity(devices.len() * rows.len());
+        for device in devices {
+            runs.push(&device.id, rows.len() as u32);
+            times.extend(rows.iter().map(|&row| START_NS + row as i64 * STEP_NS));
+        }
+        let places = || {
+            devices.iter().flat_map(|device| {
+                let first = device.number / WALKS as u64 * 997;
+                let walk = device.number as usize % WALKS;
+                rows.iter().map(move |&row| (walk, (first + row) as usize % WALK_ROWS))
+            })
+        };
+        let fields = self.names.iter().enumerate().map(|(field, name)| {
+            let values = match &self.walks[0][field] {
+                Values::F64(_) => Values::F64(
+                    places()
+                        .filter_map(
+                            |(walk, at)| if let Values::F64(v) = &self.walks[walk][field] { Some(v[at]) } else { None },
+                        )
+                        .collect(),
+                ),
+                _ => Values::I64(
+                    places()
+                        .filter_map(
+                            |(walk, at)| if let Values::I64(v) = &self.walks[walk][field] { Some(v[at]) } else { None },
+                        )
+                        .collect(),
+                ),
+            };
+            BatchField { name: name.clone(), column: Column { values, validity: None } }
+        });
+        Batch { table: TABLE.into(), devices: runs, fields: fields.collect(), times }
+    }
+
     /// Rows `from..from + rows` of each of `devices`.
     pub fn batch(&self, devices: &[Device], from: u64, rows: usize) -> Batch {
         let total = devices.len() * rows;
@@ -180,6 +217,8 @@ mod tests {
         };
         let joined: Vec<f64> = parts.iter().flat_map(|b| first(b, 0..100)).collect();
         assert_eq!(joined, first(&whole, 0..1_000));
+        let numbers: Vec<u64> = (16_000..16_100).collect();
+        assert_eq!(fleet.batch_of(&devices, &numbers), parts[0]);
         let times: Vec<i64> = parts.iter().flat_map(|b| b.times[..100].to_vec()).collect();
         assert_eq!(times, whole.times);
     }

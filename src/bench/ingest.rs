@@ -2,26 +2,27 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{DataType, TimestampNanosecondType};
 use clap::Args;
-use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tidewell_codec::{Tier, shard_of};
 use tidewell_ingest::client::{Client, Observer, Rejected, Settled};
 use tidewell_query::flight::QueryClient;
 
-use super::fleet::{Device, Fleet, START_NS, TABLE};
-use super::{Subject, histogram, milliseconds, own_cpu_seconds, round, stored};
+use super::fleet::{Device, Fleet, START_NS, STEP_NS, TABLE};
+use super::order::{Disorder, Order};
+use super::progress::{self, Latencies};
+use super::{Subject, own_cpu_seconds, round, stored};
 use crate::cli::NodeArgs;
 use crate::connect::{client_config, material};
 use crate::failure::{EXIT_FAILED, EXIT_OK};
-use crate::units::thousands;
+use crate::units::{Span, human_bytes, thousands};
 
 /// How columns go over the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -67,6 +68,21 @@ pub struct IngestArgs {
     /// Batches of one connection that may wait for their acknowledgement
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=65_536))]
     pub in_flight: u64,
+    /// Percent of rows that come late
+    #[arg(long, value_name = "PERCENT", default_value_t = 0.0)]
+    pub late: f64,
+    /// How late at most, in the rows' own time (a row is 10 s): any delay up to it is as likely
+    #[arg(long, value_name = "SPAN", default_value = "10m")]
+    pub late_by: Span,
+    /// Percent of rows that come once more, in a later batch
+    #[arg(long, value_name = "PERCENT", default_value_t = 0.0)]
+    pub duplicates: f64,
+    /// Figures are also given for each interval of this length
+    #[arg(long, value_name = "SPAN", default_value = "1m")]
+    pub every: Span,
+    /// Do not merge everything at the end: bytes stored are then those of the moment
+    #[arg(long)]
+    pub no_compact: bool,
     /// Chooses the values
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
@@ -81,26 +97,35 @@ pub struct IngestArgs {
     pub json: bool,
 }
 
+impl IngestArgs {
+    fn disorder(&self) -> Disorder {
+        let late_rows = self.late_by.0.as_nanos() / STEP_NS as u128;
+        let late_rows = u64::try_from(late_rows).unwrap_or(u64::MAX);
+        Disorder { late: self.late / 100.0, late_rows, twice: self.duplicates / 100.0 }
+    }
+}
+
 /// What all senders add to.
 struct Tally {
-    latencies: Mutex<Histogram<u64>>,
+    latencies: Latencies,
     /// With a rate the senders measure themselves, from the moment a batch was due.
     open_loop: bool,
     refused_rows: AtomicU64,
+    /// Rows that were sent once more on purpose.
+    repeated_rows: AtomicU64,
     first_refusal: Mutex<Option<String>>,
 }
 
-impl Tally {
-    fn record(&self, latency: Duration) {
-        let us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-        self.latencies.lock().saturating_record(us.max(1));
+impl AsRef<Latencies> for Tally {
+    fn as_ref(&self) -> &Latencies {
+        &self.latencies
     }
 }
 
 impl Observer for Tally {
     fn settled(&self, settled: &Settled) {
         if !self.open_loop {
-            self.record(settled.settled_at.saturating_duration_since(settled.accepted_at));
+            self.latencies.record(settled.settled_at.saturating_duration_since(settled.accepted_at));
         }
     }
 
@@ -120,7 +145,8 @@ pub async fn run(args: IngestArgs) -> Result<u8> {
     let keep = args.data_dir.is_some() || result.is_err();
     subject.end(keep)?;
     let report = result?;
-    let good = report["read_back_rows"].as_u64() >= report["acknowledged_rows"].as_u64()
+    let number = |key: &str| report[key].as_u64().unwrap_or(0);
+    let good = number("read_back_rows") + number("repeated_rows") >= number("acknowledged_rows")
         && report["duplicates"] == 0
         && report["refused_rows"] == 0;
     if args.json {
@@ -139,9 +165,10 @@ async fn measure(args: &IngestArgs, subject: &Subject) -> Result<Value> {
     let before = stored(&query).await?;
     let fleet = Arc::new(Fleet::new(args.seed, args.fields as usize));
     let tally = Arc::new(Tally {
-        latencies: Mutex::new(histogram()),
+        latencies: Latencies::new(),
         open_loop: args.rate.is_some(),
         refused_rows: AtomicU64::new(0),
+        repeated_rows: AtomicU64::new(0),
         first_refusal: Mutex::new(None),
     });
     let certificates = material(&subject.target)?;
@@ -158,6 +185,9 @@ async fn measure(args: &IngestArgs, subject: &Subject) -> Result<Value> {
 
     let (node_cpu, own_cpu) = (subject.cpu_seconds(), own_cpu_seconds());
     let start = Instant::now();
+    let stop = Arc::new(AtomicBool::new(false));
+    let watching =
+        tokio::spawn(progress::watch(clients.clone(), tally.clone(), args.every.0, subject.pid(), stop.clone()));
     let mut senders = Vec::new();
     for (client, groups) in clients.iter().zip(plans) {
         let pace =
@@ -176,6 +206,8 @@ async fn measure(args: &IngestArgs, subject: &Subject) -> Result<Value> {
         sender.await.context("a sender")??;
     }
     let seconds = start.elapsed().as_secs_f64();
+    stop.store(true, Ordering::Relaxed);
+    let seen = watching.await.context("the watcher")?;
     let own_cpu = own_cpu_seconds() - own_cpu;
     let node_cpu = subject.cpu_seconds().zip(node_cpu).map(|(after, before)| after - before);
     let sum = |pick: fn(&tidewell_ingest::client::ClientStats) -> &AtomicU64| -> u64 {
@@ -190,15 +222,16 @@ async fn measure(args: &IngestArgs, subject: &Subject) -> Result<Value> {
     .await;
     let after = stored(&query).await?;
     query.action("flush", Vec::new()).await.context("action flush")?;
-    query.action("compact", Vec::new()).await.context("action compact")?;
+    if !args.no_compact {
+        query.action("compact", Vec::new()).await.context("action compact")?;
+    }
     let settled = stored(&query).await?;
     let (read_back, duplicates) = read_back(&query).await?;
     let values = (rows * args.fields).max(1) as f64;
-    let latencies = tally.latencies.lock();
     let mut report = json!({
         "rows_per_second": round(rows as f64 / seconds, 0),
         "values_per_second": round(values / seconds, 0),
-        "ack_ms": milliseconds(&latencies),
+        "ack_ms": tally.latencies.all(),
         "bytes_per_value": {
             "wire": round(wire as f64 / values, 4),
             "log": round(after.log_bytes.saturating_sub(before.log_bytes) as f64 / values, 4),
@@ -208,7 +241,14 @@ async fn measure(args: &IngestArgs, subject: &Subject) -> Result<Value> {
             "node": node_cpu.map(|cpu| round(cpu / values * 1e6, 4)),
             "client": round(own_cpu / values * 1e6, 4),
         },
+        "write_amplification": {
+            "while_sending": round(after.write_amplification(&before), 3),
+            "in_the_end": round(settled.write_amplification(&before), 3),
+        },
+        "node_bytes": { "anonymous": seen.anonymous, "resident": seen.resident },
+        "intervals": seen.intervals,
         "acknowledged_rows": rows,
+        "repeated_rows": tally.repeated_rows.load(Ordering::Relaxed),
         "read_back_rows": read_back,
         "duplicates": duplicates,
         "refused_rows": tally.refused_rows.load(Ordering::Relaxed),
@@ -256,7 +296,10 @@ async fn sender(
     pace: Option<Duration>,
 ) -> Result<()> {
     let end = start + Duration::from_secs_f64(args.seconds);
+    let disorder = args.disorder();
     let mut sent = vec![0u64; groups.len()];
+    let mut orders: Vec<Order> =
+        (0..groups.len() as u64).map(|group| Order::new(disorder, args.seed.wrapping_add(group))).collect();
     let mut waiting = tokio::task::JoinSet::new();
     for turn in 0u32.. {
         let due = match pace {
@@ -273,19 +316,34 @@ async fn sender(
         let at = turn as usize % groups.len();
         let devices = &groups[at];
         let rows = (args.batch_rows as usize / devices.len()).max(1);
-        let batch = fleet.batch(devices, sent[at], rows);
-        sent[at] += rows as u64;
+        let batch = if disorder.is_none() {
+            sent[at] += rows as u64;
+            fleet.batch(devices, sent[at] - rows as u64, rows)
+        } else {
+            fleet.batch_of(devices, &orders[at].take(rows))
+        };
         let delivery = client.send(batch).await.context("send")?;
         if pace.is_some() {
             let tally = tally.clone();
             waiting.spawn(async move {
                 if delivery.wait().await.is_ok() {
-                    tally.record(due.elapsed());
+                    tally.latencies.record(due.elapsed());
                 }
             });
             // Those that are done need not be kept.
             while waiting.try_join_next().is_some() {}
         }
+    }
+    for (devices, order) in groups.iter().zip(&mut orders) {
+        let size = (args.batch_rows as usize / devices.len()).max(1);
+        loop {
+            let rows = order.rest(size);
+            if rows.is_empty() {
+                break;
+            }
+            drop(client.send(fleet.batch_of(devices, &rows)).await.context("send")?);
+        }
+        tally.repeated_rows.fetch_add(order.repeated * devices.len() as u64, Ordering::Relaxed);
     }
     client.flush().await.context("flush")?;
     while waiting.join_next().await.is_some() {}
@@ -354,6 +412,25 @@ fn print(report: &Value) {
         number("/cpu_seconds_per_million_values/node"),
         number("/cpu_seconds_per_million_values/client")
     );
+    println!(
+        "write amplification      {:.2} while sending, {:.2} in the end; node at most {} anonymous, {} resident",
+        number("/write_amplification/while_sending"),
+        number("/write_amplification/in_the_end"),
+        human_bytes(number("/node_bytes/anonymous") as u64),
+        human_bytes(number("/node_bytes/resident") as u64)
+    );
+    let intervals = report["intervals"].as_array().map_or(&[][..], |all| all);
+    for (at, interval) in intervals.iter().enumerate().filter(|_| intervals.len() > 1) {
+        let number = |path: &str| interval.pointer(path).and_then(Value::as_f64).unwrap_or(f64::NAN);
+        println!(
+            "interval {:>3}             {:>12} rows/s  p99 {:.2} ms  p999 {:.2} ms  node {}",
+            at + 1,
+            thousands(number("/rows_per_second") as u64),
+            number("/ack_ms/p99"),
+            number("/ack_ms/p999"),
+            human_bytes(number("/node_anonymous_bytes") as u64)
+        );
+    }
     println!(
         "{} rows acknowledged, {} read back, {} twice, {} refused",
         thousands(number("/acknowledged_rows") as u64),

@@ -152,6 +152,9 @@ fn total(shards: &[ShardFigures]) -> ShardFigures {
         all.flush_bytes += shard.flush_bytes;
         all.compactions += shard.compactions;
         all.compaction_bytes += shard.compaction_bytes;
+        all.compaction_rows += shard.compaction_rows;
+        all.merges_failing += shard.merges_failing;
+        all.segments_by_level.iter_mut().zip(shard.segments_by_level).for_each(|(all, own)| *all += own);
         all.stalls += shard.stalls;
         all.queued += shard.queued;
         all.producers += shard.producers;
@@ -203,7 +206,7 @@ fn cache_samples(engine: &Engine) -> [Sample; 4] {
 
 fn shard_samples(engine: &Engine) -> Vec<Sample> {
     type Read = fn(&ShardFigures) -> u64;
-    const COUNTERS: [(&str, &str, Read); 12] = [
+    const COUNTERS: [(&str, &str, Read); 13] = [
         ("batches", "Batches applied", |s| s.batches),
         ("duplicate_batches", "Batches acknowledged again and not applied again", |s| s.duplicate_batches),
         ("refused_batches", "Batches refused", |s| s.refused_batches),
@@ -215,9 +218,10 @@ fn shard_samples(engine: &Engine) -> Vec<Sample> {
         ("flush_bytes", "Segment bytes written by flushes", |s| s.flush_bytes),
         ("compactions", "Merges of segments", |s| s.compactions),
         ("compaction_bytes", "Segment bytes written by merges", |s| s.compaction_bytes),
-        ("stalls", "Times that a shard waited for a flush", |s| s.stalls),
+        ("compaction_rows", "Rows written by merges", |s| s.compaction_rows),
+        ("stalls", "Times that a shard waited for a flush or for merges", |s| s.stalls),
     ];
-    const GAUGES: [(&str, &str, Read); 11] = [
+    const GAUGES: [(&str, &str, Read); 13] = [
         ("log_sync_last_microseconds", "Write and sync of the last group", |s| s.log_sync_last_us),
         ("log_sync_max_microseconds", "Longest write and sync of a group", |s| s.log_sync_max_us),
         ("memtable_bytes", "Bytes of the active memtable", |s| s.memtable_bytes),
@@ -226,6 +230,8 @@ fn shard_samples(engine: &Engine) -> Vec<Sample> {
         ("producers", "Producers remembered", |s| s.producers),
         ("disk_full", "1 while batches are refused for want of room", |s| u64::from(s.disk_full)),
         ("poisoned", "1 after a failed write or sync", |s| u64::from(s.poisoned)),
+        ("flushed_segments", "Flushed segments that wait to be merged into days", |s| s.segments_by_level[0]),
+        ("merges_failing", "Segments left alone because a merge of them failed", |s| s.merges_failing),
         ("segments", "Live segments", |s| s.segments),
         ("segment_bytes", "Bytes of live segments", |s| s.segment_bytes),
         ("segment_rows", "Rows of live segments", |s| s.segment_rows),
@@ -249,6 +255,14 @@ fn shard_samples(engine: &Engine) -> Vec<Sample> {
             value: Value::Gauge(read(s) as f64),
         }));
     }
+    samples.extend(shards.iter().enumerate().filter_map(|(n, shard)| {
+        Some(Sample {
+            name: "write_amplification",
+            help: "Bytes written by flushes and merges for each byte of a flush",
+            labels: label(n),
+            value: Value::Gauge(shard.write_amplification()?),
+        })
+    }));
     samples
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tidewell_engine::{Error, FieldStats, Rows, Step, StepPart, TableSchema, TableView};
-use tidewell_query::source::{Part, Source, Stretch, Stretches, Table};
+use tidewell_query::source::{Newest, Part, Source, Stretch, Stretches, Table};
 
 /// One table's rows as decoded blocks.
 #[derive(Clone)]
@@ -53,6 +53,7 @@ impl Source for Decoded {
 impl Table for Decoded {
     type Part = DecodedPart;
     type Steps = StepPart;
+    type Newest = DecodedParts;
 
     fn schema(&self) -> &Arc<TableSchema> {
         &self.0.schema
@@ -72,6 +73,10 @@ impl Table for Decoded {
         Ok(parts.collect())
     }
 
+    fn scan_back(&self, device: &Arc<str>, end: i64, fields: &Arc<[usize]>) -> DecodedParts {
+        DecodedParts(self.scan(device, i64::MIN, end, fields).expect("blocks in memory").into_iter().rev())
+    }
+
     fn scan_steps(
         &self,
         device: &str,
@@ -82,6 +87,17 @@ impl Table for Decoded {
         _: &dyn Fn(Step, i64) -> bool,
     ) -> Result<Stretches<Self>, Error> {
         Ok(self.scan(device, start, end, fields)?.into_iter().map(Stretch::Rows).collect())
+    }
+}
+
+/// The blocks of one device, the newest first.
+pub struct DecodedParts(std::iter::Rev<std::vec::IntoIter<DecodedPart>>);
+
+impl Newest for DecodedParts {
+    type Part = DecodedPart;
+
+    fn next_part(&mut self) -> Result<Option<DecodedPart>, Error> {
+        Ok(self.0.next())
     }
 }
 

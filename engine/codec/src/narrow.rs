@@ -286,6 +286,11 @@ impl NarrowColumn {
         self.len() == 0
     }
 
+    /// Whether its values are doubles.
+    pub fn is_f64(&self) -> bool {
+        matches!(self.values, NarrowValues::Decimals(..) | NarrowValues::F64(_))
+    }
+
     /// Its values.
     pub fn values(&self) -> &NarrowValues {
         &self.values
@@ -308,9 +313,8 @@ impl NarrowColumn {
         size_of::<Self>() + values + self.validity.as_ref().map_or(0, |v| v.as_bytes().len())
     }
 
-    /// Writes the doubles of the rows `range` to `out[range]`; null slots get anything. `None` for other types.
+    /// Writes the doubles of the rows `range` to `out`, which is as long; null slots get anything. `None` for other types.
     pub fn write_f64(&self, range: Range<usize>, out: &mut [f64]) -> Option<()> {
-        let out = &mut out[range.clone()];
         match &self.values {
             NarrowValues::Decimals(numbers, meaning) => {
                 let (base, power) = meaning.real_parts();
@@ -332,9 +336,8 @@ impl NarrowColumn {
         Some(())
     }
 
-    /// Writes the integers of the rows `range` to `out[range]`; null slots get anything. `None` for other types.
+    /// Writes the integers of the rows `range` to `out`, which is as long; null slots get anything. `None` for other types.
     pub fn write_i64(&self, range: Range<usize>, out: &mut [i64]) -> Option<()> {
-        let out = &mut out[range.clone()];
         match &self.values {
             NarrowValues::Integers(numbers, meaning) => {
                 fn write<T: Copy + Into<u32>>(numbers: &[T], base: i64, out: &mut [i64]) {
@@ -502,6 +505,13 @@ impl NarrowTimes {
         };
         let start = before(&|time| time < first);
         start..before(&|time| time <= last).max(start)
+    }
+
+    /// Writes the times of the rows from `start` on to `out`.
+    pub fn write(&self, start: usize, out: &mut [i64]) {
+        for (row, time) in (start..).zip(out) {
+            *time = self.get(row);
+        }
     }
 
     /// Appends the times of the rows `range`.

@@ -9,8 +9,8 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::limits::DEVICE_ID_BYTES_MAX;
 use crate::manifest::{Edit, Erasure};
+use crate::registry::Attributes;
 use crate::shard::{LiveSegment, ShardView};
-use crate::snapshot::Attributes;
 use crate::upkeep::flush::Flusher;
 
 /// Rows of one device that should go.
@@ -71,7 +71,7 @@ impl Engine {
         }
         waits.into_iter().try_for_each(|wait| wait.wait())?;
         for delete in deletes.iter().filter(|delete| delete.is_whole_device()) {
-            if self.attributes.read().contains_key(&delete.device) {
+            if self.attributes.read().contains(&delete.device) {
                 self.set_attributes(&delete.device, Attributes::new())?;
             }
         }
@@ -98,7 +98,7 @@ fn delete_in_shard(flusher: &mut Flusher, deletes: &[Delete], now_ns: i64) -> Re
             created_ns: now_ns,
         };
         // What no file has need not be remembered.
-        if view.segments.values().flatten().any(|live| is_pending(&erasure, live)) {
+        if is_pending_in(&erasure, &view) {
             edits.push(Edit::ErasureAdded(erasure));
         }
     }
@@ -113,9 +113,14 @@ fn is_pending(erasure: &Erasure, live: &LiveSegment) -> bool {
     applies(erasure, &live.meta) && has_rows(erasure, live).unwrap_or(true)
 }
 
+/// Whether the erasure still hides something: rows of segments, or steps whose rows are gone.
+fn is_pending_in(erasure: &Erasure, view: &ShardView) -> bool {
+    view.segments.values().flatten().any(|live| is_pending(erasure, live))
+        || view.kept.values().flatten().any(|live| live.has_steps(erasure).unwrap_or(true))
+}
+
 /// Numbers of erasures that no segment of the view needs any more. They are not needed by any later view either: what is
 /// flushed later came later, and a merge adds nothing to its inputs.
 pub(super) fn finished(view: &ShardView) -> Vec<u64> {
-    let pending = |erasure: &Erasure| view.segments.values().flatten().any(|live| is_pending(erasure, live));
-    view.masks.erasures().filter(|erasure| !pending(erasure)).map(|erasure| erasure.number).collect()
+    view.masks.erasures().filter(|erasure| !is_pending_in(erasure, view)).map(|erasure| erasure.number).collect()
 }

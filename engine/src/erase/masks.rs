@@ -45,6 +45,12 @@ impl Masks {
         self.kept_steps.get(table).map_or(&[], |steps| steps)
     }
 
+    /// First time whose rows a rewrite of `table` carries on. Steps that outlive rows are made from whole files, so while a
+    /// table keeps some its files stay as they are until they go whole.
+    pub fn rewritten_from(&self, table: &str) -> i64 {
+        if self.kept_steps(table).is_empty() { self.cut_off(table) } else { i64::MIN }
+    }
+
     /// The erasures of the shard, in no order.
     pub fn erasures(&self) -> impl Iterator<Item = &Erasure> {
         self.devices.values().flatten()
@@ -72,7 +78,7 @@ impl Masks {
 
     /// Which part of the segment's time lies before its table's cut-off.
     pub fn cut_share(&self, meta: &SegmentMeta) -> f64 {
-        let cut_off = self.cut_off(&meta.table);
+        let cut_off = self.rewritten_from(&meta.table);
         let before = cut_off as f64 - meta.time_min as f64;
         let all = (meta.time_max as f64 - meta.time_min as f64).max(1.0);
         if cut_off <= meta.time_min { 0.0 } else { (before / all).min(1.0) }
@@ -107,13 +113,18 @@ impl Masks {
         if mask.is_empty() { Source::Blocks(blocks) } else { Source::Masked(blocks, mask) }
     }
 
+    /// Whether anything of `device` in the segment `meta` may be gone.
+    pub fn may_hide(&self, meta: &SegmentMeta, device: &str) -> bool {
+        self.cut_off(&meta.table) > meta.time_min || (!self.devices.is_empty() && self.devices.contains_key(device))
+    }
+
     /// Whether readers find a row of `device` in its blocks of the segment `meta`.
     ///
     /// # Errors
     /// A damaged block, when its times must be looked at.
     pub fn leaves_rows(&self, meta: &SegmentMeta, device: &str, blocks: &DeviceBlocks) -> Result<bool> {
         let mask = self.mask(meta, device);
-        let cut_off = self.cut_off(&meta.table);
+        let cut_off = self.rewritten_from(&meta.table);
         let there = |time: i64| time >= cut_off && !mask.covers(time);
         if mask.is_empty() {
             return Ok(blocks.time_range().1 >= cut_off);

@@ -8,10 +8,18 @@ use super::Masks;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::limits::DAY_NS;
-use crate::manifest::{Edit, Manifest, ManifestState, Retention};
-use crate::shard::SharedView;
+use crate::manifest::{Edit, Manifest, ManifestState, Retention, SegmentMeta};
+use crate::shard::{ShardView, SharedView};
+use crate::summary::{Step, SummaryMeta};
 
 impl Retention {
+    /// First time whose steps are kept at `now_ns`; `None` when they go with their rows.
+    pub fn step_from(&self, step: Step, now_ns: i64) -> Option<i64> {
+        let kept_ns = self.kept(step)?;
+        let oldest = now_ns.saturating_sub(i64::try_from(kept_ns).unwrap_or(i64::MAX));
+        Some(oldest.div_euclid(DAY_NS).saturating_mul(DAY_NS))
+    }
+
     /// First time whose rows are kept at `now_ns`: the start of a day, so that whole files go and a day is there whole or not
     /// at all. `i64::MIN` when rows are kept for ever.
     pub fn raw_from(&self, now_ns: i64) -> i64 {
@@ -31,6 +39,9 @@ impl Engine {
         let cut_off = {
             let mut manifest = self.manifest.lock();
             manifest.append(&[Edit::RetentionSet { table: table.into(), retention }])?;
+            for (number, shard) in (0..).zip(&self.shards) {
+                shard.view.set_masks(manifest.state(), number);
+            }
             manifest.state().cut_offs.contains_key(table)
         };
         if cut_off {
@@ -67,11 +78,22 @@ pub(super) fn advance(manifest: &mut Manifest, views: &[Arc<SharedView>], now_ns
             edits.push(Edit::CutOff { table: Arc::clone(table), raw_before_ns: cut_off });
         }
         let expired = state.segments.values().filter(|meta| meta.table == *table && meta.time_max < cut_off);
-        gone.extend(expired.map(|meta| meta.id));
+        let retention = state.retention.get(table).copied().unwrap_or_default();
+        // Rows that nothing tells of yet wait for their steps, hidden.
+        let told = |meta: &&SegmentMeta| is_told(&views[meta.shard as usize].load(), meta, &retention, now_ns);
+        gone.extend(expired.filter(told).map(|meta| meta.id));
     }
     gone.sort_unstable();
     gone.dedup();
-    edits.extend(gone.iter().map(|&id| Edit::SegmentRemoved { id }));
+    for &id in &gone {
+        edits.push(Edit::SegmentRemoved { id });
+        let stays = state.summaries_of(id).filter(|meta| is_step_kept(state, meta, now_ns));
+        edits.extend(stays.cloned().map(Edit::SummaryAdded));
+    }
+    let alone = state.summaries.values().filter(|meta| !state.segments.contains_key(&meta.segment));
+    for meta in alone.filter(|meta| !is_step_kept(state, meta, now_ns)) {
+        edits.push(Edit::SummaryRemoved { segment: meta.segment, id: meta.id });
+    }
     if edits.is_empty() {
         return Ok(false);
     }
@@ -83,8 +105,24 @@ pub(super) fn advance(manifest: &mut Manifest, views: &[Arc<SharedView>], now_ns
     Ok(true)
 }
 
+/// Whether a summary may outlive its segment at `now_ns`.
+fn is_step_kept(state: &ManifestState, meta: &SummaryMeta, now_ns: i64) -> bool {
+    let from = state.retention.get(&meta.table).and_then(|retention| retention.step_from(meta.step, now_ns));
+    from.is_some_and(|from| meta.time_max >= from)
+}
+
+/// Whether summaries tell of everything in the segment that is to outlive it.
+fn is_told(view: &ShardView, meta: &SegmentMeta, retention: &Retention, now_ns: i64) -> bool {
+    let kept =
+        Step::ALL.into_iter().filter(|step| retention.step_from(*step, now_ns).is_some_and(|t| meta.time_max >= t));
+    let live = view.segments.get(&meta.table).into_iter().flatten().find(|live| live.meta.id == meta.id);
+    let kept: Vec<Step> = kept.collect();
+    kept.is_empty() || live.is_some_and(|live| live.lacks_steps(&kept).is_empty())
+}
+
 fn stores_before(state: &ManifestState, table: &str, time: i64) -> bool {
     state.segments.values().any(|meta| &*meta.table == table && meta.time_min < time)
+        || state.summaries.values().any(|meta| &*meta.table == table && meta.time_min < time)
 }
 
 impl Masks {

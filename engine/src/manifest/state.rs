@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::edit::Edit;
 use super::erasure::{Erasure, Retention};
 use super::heads::heads_name;
+use crate::registry::Registry;
 use crate::segment::segment_name;
 use crate::summary::{SummaryMeta, summary_name};
 use crate::types::{FieldDef, LogPosition, TableSchema};
@@ -53,7 +54,7 @@ pub struct ManifestState {
     /// Per shard, the number of its heads file.
     pub heads_files: Vec<Option<u64>>,
     /// Attributes of devices that have some.
-    pub attributes: BTreeMap<Arc<str>, Arc<BTreeMap<String, String>>>,
+    pub attributes: Registry,
     /// Deletes that files still have rows of, by number.
     pub erasures: BTreeMap<u64, Erasure>,
     /// How long tables keep their rows, where it is not for ever.
@@ -137,11 +138,7 @@ impl ManifestState {
                 self.heads_files[*shard as usize] = Some(*number);
             }
             Edit::Attributes { device, pairs } => {
-                if pairs.is_empty() {
-                    self.attributes.remove(device);
-                } else {
-                    self.attributes.insert(device.clone(), pairs.clone());
-                }
+                self.attributes.set(device, pairs);
             }
             Edit::NextIds { segment, heads } => {
                 self.next_segment_id = self.next_segment_id.max(*segment);
@@ -270,8 +267,9 @@ impl ManifestState {
         }
         edits.extend(
             self.attributes
-                .iter()
-                .map(|(device, pairs)| Edit::Attributes { device: device.clone(), pairs: pairs.clone() }),
+                .sorted()
+                .into_iter()
+                .map(|(device, pairs)| Edit::Attributes { device, pairs: Arc::new(pairs) }),
         );
         edits.extend(self.erasures.values().cloned().map(Edit::ErasureAdded));
         edits.extend(

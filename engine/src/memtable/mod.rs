@@ -15,6 +15,7 @@ use parking_lot::{Mutex, RwLock};
 use tidewell_codec::{Batch, Column};
 
 use crate::memory::{Class, Held, MemoryBudget};
+use crate::scan::merge::is_rising;
 use crate::types::{Rows, TableSchema};
 
 /// Devices that a seal gathers together. More would share more work, and would not fit into the second-level cache.
@@ -50,6 +51,8 @@ struct DeviceRuns {
     runs: Vec<Run>,
     received_first_ns: i64,
     received_last_ns: i64,
+    /// The last time, as long as times rise from row to row; `i64::MAX` once one did not.
+    rising_to: i64,
 }
 
 /// Rows `start..start + len` of a chunk.
@@ -173,6 +176,60 @@ impl Memtable {
         gather::gather(&chunks, &[&runs], schema, fields).pop().unwrap_or_default()
     }
 
+    /// About `count` rows of one device before `mark` and `end_ns`, the newest ones, in log order; and the time from which
+    /// they are all (`i64::MIN` when there are no others). More rows where their order is not known.
+    pub fn newest_of(
+        &self,
+        schema: &TableSchema,
+        device: &str,
+        fields: &[usize],
+        mark: Mark,
+        end_ns: i64,
+        count: usize,
+    ) -> (Rows, i64) {
+        let mut runs = Vec::new();
+        let mut chunks = Vec::new();
+        let mut complete_from = i64::MIN;
+        {
+            let tables = self.tables.read();
+            let Some(table) = tables.get(&schema.name) else { return (Rows::default(), complete_from) };
+            let Some(&slot) = table.slots.get(device) else { return (Rows::default(), complete_from) };
+            let device_runs = &table.devices[slot as usize];
+            if device_runs.rising_to == i64::MAX {
+                drop(tables);
+                return (self.rows_of(schema, device, fields, mark, (i64::MIN, end_ns)), complete_from);
+            }
+            let mut seen = &device_runs.runs[..device_runs.runs.partition_point(|r| r.chunk < mark.0)];
+            if end_ns != i64::MAX {
+                let first_time = |r: &Run| table.chunks[r.chunk as usize].times[r.start as usize];
+                seen = &seen[..seen.partition_point(|r| first_time(r) < end_ns)];
+            }
+            let mut missing = count;
+            while let Some((run, before)) = seen.split_last().filter(|_| missing > 0) {
+                seen = before;
+                let chunk = &table.chunks[run.chunk as usize];
+                let times = &chunk.times[run.start as usize..(run.start + run.len) as usize];
+                let end = if end_ns == i64::MAX { times.len() } else { times.partition_point(|&time| time < end_ns) };
+                let start = end.saturating_sub(missing);
+                missing -= end - start;
+                if start > 0 || !seen.is_empty() {
+                    complete_from = times[start];
+                } else {
+                    complete_from = i64::MIN;
+                }
+                runs.push(Run {
+                    chunk: chunks.len() as u32,
+                    start: run.start + start as u32,
+                    len: (end - start) as u32,
+                });
+                chunks.push(Arc::clone(chunk));
+            }
+        }
+        // They were found from the last one back.
+        runs.reverse();
+        (gather::gather(&chunks, &[&runs], schema, fields).pop().unwrap_or_default(), complete_from)
+    }
+
     /// All rows of a sealed memtable's table, device by device in ascending order of id, every field, in log order.
     ///
     /// # Errors
@@ -196,6 +253,13 @@ impl Memtable {
             }
         }
         Ok(())
+    }
+}
+
+impl DeviceRuns {
+    fn note_times(&mut self, times: &[i64]) {
+        let rises = times.first().is_some_and(|first| *first > self.rising_to) && is_rising(times);
+        self.rising_to = times.last().copied().filter(|_| rises).unwrap_or(i64::MAX);
     }
 }
 
@@ -231,6 +295,7 @@ impl TableRows {
                             runs,
                             received_first_ns: received_ns,
                             received_last_ns: received_ns,
+                            rising_to: i64::MIN,
                         });
                         slot
                     }
@@ -241,6 +306,7 @@ impl TableRows {
             device.runs.push(Run { chunk: chunk_index, start: range.start as u32, len: range.len() as u32 });
             device.received_first_ns = device.received_first_ns.min(received_ns);
             device.received_last_ns = device.received_last_ns.max(received_ns);
+            device.note_times(&batch.times[range]);
             bytes += std::mem::size_of::<Run>();
         }
         let mut columns: Vec<Option<Column>> = Vec::new();

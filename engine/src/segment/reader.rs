@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use tidewell_codec::{
     CodecError, Column, NarrowColumn, NarrowTimes, Tier, decode_column_into, decode_narrow, decode_times_into,
@@ -25,6 +25,8 @@ pub struct Segment {
     bytes: Mapped,
     header: Header,
     pub(super) trailer: Trailer,
+    /// A bit for each index page whose checksum was found good: the file does not change while it is mapped.
+    pages_checked: Box<[AtomicU64]>,
 }
 
 impl std::fmt::Debug for Segment {
@@ -70,7 +72,8 @@ impl Segment {
         let root_len = trailer_offset as u64 - trailer.root_offset;
         let root = checked(name, &bytes, trailer.root_offset, root_len)?;
         Root::new(root, trailer.pages).map_err(flawed(trailer.root_offset))?;
-        Ok(Arc::new(Self { name: name.to_owned(), header, trailer, bytes }))
+        let pages_checked = (0..trailer.pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        Ok(Arc::new(Self { name: name.to_owned(), header, trailer, bytes, pages_checked }))
     }
 
     /// The file, relative to the data directory.
@@ -156,6 +159,19 @@ impl Segment {
         Devices { segment: self, page_next: 0, page: None, slot: 0 }
     }
 
+    /// The devices behind `after` in ascending order, as [`Self::devices`].
+    ///
+    /// # Errors
+    /// A damaged root of the index.
+    pub fn devices_after<'a>(
+        self: &'a Arc<Self>,
+        after: &'a str,
+    ) -> Result<impl Iterator<Item = Result<DeviceEntry<'a>>> + 'a> {
+        let first = self.root()?.page_of(after.as_bytes()).map_err(self.flawed(self.trailer.root_offset))?;
+        let devices = Devices { segment: self, page_next: first.unwrap_or(0), page: None, slot: 0 };
+        Ok(devices.skip_while(move |entry| entry.as_ref().is_ok_and(|entry| entry.id() <= after)))
+    }
+
     pub(super) fn root(&self) -> Result<Root<'_>> {
         // The checksum was checked at open; bounds are checked again at every use.
         let end = self.trailer.file_len as usize - TRAILER_LEN - CRC_LEN;
@@ -166,7 +182,16 @@ impl Segment {
     /// Index page `at` and its offset.
     pub(super) fn page(&self, at: usize) -> Result<(Page<'_>, u64)> {
         let (offset, len) = self.root()?.page(at);
-        let page = Page::new(self.checked(offset, u64::from(len))?).map_err(self.flawed(offset))?;
+        let (word, bit) = (&self.pages_checked[at / 64], 1 << (at % 64));
+        let bytes = if word.load(Relaxed) & bit == 0 {
+            let bytes = self.checked(offset, u64::from(len))?;
+            word.fetch_or(bit, Relaxed);
+            bytes
+        } else {
+            // It was inside the file and had a checksum when it was checked.
+            &self.bytes[offset as usize..(offset + u64::from(len)) as usize - CRC_LEN]
+        };
+        let page = Page::new(bytes).map_err(self.flawed(offset))?;
         Ok((page, offset))
     }
 

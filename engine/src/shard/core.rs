@@ -19,7 +19,7 @@ use crate::catalog::Catalog;
 use crate::config::EngineConfig;
 use crate::device_log::{LogWriter, RecordHead};
 use crate::error::{Error, Refusal, RefusalCode, Result};
-use crate::limits::{DISK_RESERVE_BYTES, FROZEN_MEMTABLES_MAX, GROUP_BATCHES_MAX, GROUP_BYTES_MAX};
+use crate::limits::{DISK_RESERVE_BYTES, FROZEN_MEMTABLES_MAX, GROUP_BATCHES_MAX, GROUP_BYTES_MAX, REFUSED_MEMORY_NS};
 use crate::memtable::Memtable;
 use crate::quarantine;
 use crate::storage::Storage;
@@ -27,6 +27,9 @@ use crate::types::{Durability, LogPosition, ProducerId, SeqNo, TableSchema};
 
 /// Free bytes from which on a full disk is called full no more: the reserve and one group.
 const ROOM_BYTES: u64 = DISK_RESERVE_BYTES + GROUP_BYTES_MAX as u64;
+
+/// A group has at most about this part of a memtable's share of the memory.
+const GROUP_PART: usize = 8;
 
 /// The writer of one shard.
 pub struct ShardCore {
@@ -41,11 +44,13 @@ pub struct ShardCore {
     /// The group that the next commit writes.
     staged: Vec<Staged>,
     staged_bytes: usize,
+    /// What the group's rows will take in the memtable.
+    staged_memory: usize,
     /// Highest number in the group, by producer.
     staged_heads: HashMap<ProducerId, SeqNo>,
     /// Numbers that were refused and may come again, by producer: a later one waits for them all. In memory only: after a
     /// restart no head has passed them.
-    refused: HashMap<ProducerId, BTreeSet<SeqNo>>,
+    refused: HashMap<ProducerId, Refused>,
     /// When the active memtable got its first row.
     active_since_ns: Option<i64>,
     /// Bytes that the log had written at the last seal.
@@ -58,6 +63,14 @@ pub struct ShardCore {
 /// Keeps a shard's log files as they are; they go on growing.
 #[derive(Debug)]
 pub struct LogHold;
+
+/// What one producer has to send again.
+#[derive(Default)]
+struct Refused {
+    numbers: BTreeSet<SeqNo>,
+    /// When the last of them arrived, by the node's clock.
+    received_ns: i64,
+}
 
 struct Staged {
     append: Append,
@@ -110,6 +123,7 @@ impl ShardCore {
             log,
             staged: Vec::new(),
             staged_bytes: 0,
+            staged_memory: 0,
             staged_heads: HashMap::new(),
             refused: HashMap::new(),
             active_since_ns,
@@ -152,6 +166,7 @@ impl ShardCore {
                 return;
             }
             self.staged_bytes += append.payload.len();
+            self.staged_memory += append.batch.memory_bytes();
             self.staged_heads.insert(producer, seq);
         }
         // While the disk is full, memory is no place to stay: such a batch waits for the commit like any other.
@@ -164,7 +179,11 @@ impl ShardCore {
 
     /// Whether the group should be committed before more is staged.
     pub fn group_is_full(&self) -> bool {
-        self.staged_bytes >= GROUP_BYTES_MAX || self.staged.len() >= GROUP_BATCHES_MAX
+        // A memtable is sealed between groups, so a group must be small beside its part of the budget.
+        let memory_max = self.config.memtable_bytes / (FROZEN_MEMTABLES_MAX + 1) / GROUP_PART;
+        self.staged_bytes >= GROUP_BYTES_MAX
+            || self.staged.len() >= GROUP_BATCHES_MAX
+            || self.staged_memory >= memory_max
     }
 
     /// Writes and syncs the group, makes it visible, tells the senders.
@@ -174,6 +193,7 @@ impl ShardCore {
         }
         let staged = std::mem::take(&mut self.staged);
         self.staged_heads.clear();
+        self.staged_memory = 0;
         if self.staged_bytes > 0
             && let Err(error) = self.write_group()
         {
@@ -300,7 +320,7 @@ impl ShardCore {
         if let Some(cause) = &self.poisoned {
             return Some(poisoned(self.shard, cause));
         }
-        let first = *self.refused.get(&producer)?.first()?;
+        let first = *self.refused.get(&producer)?.numbers.first()?;
         (seq > first).then(|| {
             Refusal::new(
                 RefusalCode::AfterRefused,
@@ -311,7 +331,9 @@ impl ShardCore {
 
     fn refuse(&mut self, append: &Append, refusal: Refusal) {
         if refusal.code.retryable() {
-            self.refused.entry(append.producer).or_default().insert(append.seq);
+            let refused = self.refused.entry(append.producer).or_default();
+            refused.numbers.insert(append.seq);
+            refused.received_ns = refused.received_ns.max(append.received_ns);
             self.stats.waiting_producers.set(self.refused.len() as u64);
         }
         self.stats.refused_batches.add(1);
@@ -320,13 +342,21 @@ impl ShardCore {
 
     /// Batch `seq` will not come again: it was refused for good before it reached this shard.
     pub fn skip(&mut self, producer: ProducerId, seq: SeqNo) {
-        if let Some(numbers) = self.refused.get_mut(&producer) {
-            numbers.remove(&seq);
-            if numbers.is_empty() {
+        if let Some(refused) = self.refused.get_mut(&producer) {
+            refused.numbers.remove(&seq);
+            if refused.numbers.is_empty() {
                 self.refused.remove(&producer);
                 self.stats.waiting_producers.set(self.refused.len() as u64);
             }
         }
+    }
+
+    /// Producers that have been silent for so long that no lane of theirs is left begin anew: whoever resumes is told the
+    /// last settled number, and sends what comes after it in order.
+    fn forget_refused(&mut self, now_ns: i64) {
+        let oldest = now_ns.saturating_sub(REFUSED_MEMORY_NS);
+        self.refused.retain(|_, refused| refused.received_ns >= oldest);
+        self.stats.waiting_producers.set(self.refused.len() as u64);
     }
 
     /// Stops the shard for good: what the disk holds is unknown.
@@ -358,6 +388,14 @@ impl ShardCore {
         self.poisoned.is_some() || self.view.load().sealed.len() < FROZEN_MEMTABLES_MAX
     }
 
+    /// Flushed segments beyond the bound from which on the shard takes batches more slowly. None while no merge could
+    /// catch up.
+    pub fn flushed_segments_excess(&self) -> usize {
+        let merging = self.config.compaction && self.stats.merges_failing.get() == 0;
+        let flushed = usize::try_from(self.stats.flushed_segments.get()).unwrap_or(usize::MAX);
+        if merging { flushed.saturating_sub(self.config.flushed_segments_max) } else { 0 }
+    }
+
     /// Seals the active memtable; `None` when it has no row. Call between commits.
     pub fn seal(&mut self, now_ns: i64) -> Option<Sealed> {
         assert!(self.staged.is_empty(), "a seal between stage and commit would cut a group");
@@ -369,6 +407,7 @@ impl ShardCore {
             heads.prune(now_ns);
             heads.clone()
         };
+        self.forget_refused(now_ns);
         self.active_since_ns = None;
         self.log_bytes_at_seal = self.log.stats().bytes_written;
         self.stats.memtable_bytes.set(0);

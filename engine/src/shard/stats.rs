@@ -58,7 +58,13 @@ pub struct ShardStats {
     pub compactions: Counter,
     /// Segment bytes written by merges.
     pub compaction_bytes: Counter,
-    /// Times that a full memtable budget held up the shard.
+    /// Rows written by merges.
+    pub compaction_rows: Counter,
+    /// Segments that are left alone because a merge of them failed.
+    pub merges_failing: Counter,
+    /// Flushed segments that wait to be merged into days, of the table that has most.
+    pub flushed_segments: Counter,
+    /// Times that a full memtable budget, or flushed segments that pile up, held up the shard.
     pub stalls: Counter,
     /// 1 while the disk has no room.
     pub disk_full: Counter,

@@ -13,7 +13,7 @@ use crate::memory::MemoryBudget;
 use crate::memtable::Memtable;
 use crate::segment::Segment;
 use crate::storage::Storage;
-use crate::summary::LiveSummary;
+use crate::summary::{LiveSummary, STEPS_MAX, Step};
 
 /// An open segment; its file goes with the last holder once it has been replaced.
 pub struct LiveSegment {
@@ -59,6 +59,19 @@ impl LiveSegment {
             summaries,
             file: Arc::clone(&self.file),
         })
+    }
+
+    /// Those of `kept` that do not tell of every device. More steps than an entry may have cannot be told.
+    pub fn lacks_steps(&self, kept: &[Step]) -> Vec<Step> {
+        let told = |step: &Step| {
+            let span = self.meta.time_max.saturating_sub(self.meta.time_min) / step.width_ns();
+            span >= STEPS_MAX as i64 - 1
+                || self
+                    .summaries
+                    .iter()
+                    .any(|live| live.meta.step == *step && live.summary.device_count() == self.segment.device_count())
+        };
+        kept.iter().copied().filter(|step| !told(step)).collect()
     }
 
     /// Says that the manifest no longer lists it nor its summaries: the files are removed when the last query lets go.
@@ -126,6 +139,20 @@ impl SharedView {
         Arc::clone(&self.current.read())
     }
 
+    /// Flushed segments that wait to be merged into days, of the table that has most.
+    pub fn flushed_segments(&self) -> u64 {
+        let view = self.load();
+        let count = |segments: &Vec<Arc<LiveSegment>>| segments.iter().filter(|s| s.meta.level == 0).count();
+        view.segments.values().map(count).max().unwrap_or(0) as u64
+    }
+
+    /// The view of this moment without its memtables: a merge that held them would keep them in memory until it ends,
+    /// long after they were flushed.
+    pub fn load_files(&self) -> Arc<ShardView> {
+        let view = ShardView::clone(&self.current.read());
+        Arc::new(ShardView { sealed: Vec::new(), active: Arc::new(Memtable::default()), ..view })
+    }
+
     /// Seals the active memtable and starts a new one; returns the sealed one.
     pub fn rotate(&self) -> Arc<Memtable> {
         let mut current = self.current.write();
@@ -156,36 +183,19 @@ impl SharedView {
         });
     }
 
-    /// Puts a segment with summaries in the place of itself without; false when it is not there any more.
-    pub fn add_summaries(&self, id: u64, summaries: Vec<Arc<LiveSummary>>) -> bool {
-        let mut found = false;
+    /// Gives a segment other summaries of the steps that `summaries` are of.
+    pub fn set_summaries(&self, id: u64, summaries: Vec<Arc<LiveSummary>>) {
         self.change(|view| {
-            let replace = |live: &Arc<LiveSegment>| match live.meta.id == id {
-                true => {
-                    found = true;
-                    let all = live.summaries.iter().chain(&summaries).cloned().collect();
-                    live.with_summaries(all)
+            let replace = |live: &Arc<LiveSegment>| {
+                if live.meta.id != id {
+                    return Arc::clone(live);
                 }
-                false => Arc::clone(live),
+                let same = |old: &Arc<LiveSummary>| summaries.iter().any(|new| new.meta.step == old.meta.step);
+                let (old, left): (Vec<_>, Vec<_>) = live.summaries.iter().cloned().partition(same);
+                old.iter().for_each(|summary| summary.mark_replaced());
+                live.with_summaries(left.into_iter().chain(summaries.iter().cloned()).collect())
             };
             view.segments = Arc::new(by_table(view.segments.values().flatten().map(replace).collect()));
-        });
-        found
-    }
-
-    /// Takes segments away whose rows are beyond retention, and keeps some of their summaries.
-    pub fn expire_segments(&self, ids: &[u64], kept: &[Arc<LiveSummary>]) {
-        self.change(|view| {
-            let (old, left): (Vec<_>, Vec<_>) =
-                view.segments.values().flatten().cloned().partition(|s| ids.contains(&s.meta.id));
-            view.segments = Arc::new(by_table(left));
-            let all = view.kept.values().flatten().chain(kept).cloned().collect();
-            view.kept = Arc::new(kept_by_table(all));
-            for live in old {
-                live.mark_removed();
-                let gone = live.summaries.iter().filter(|s| kept.iter().all(|kept| kept.meta.id != s.meta.id));
-                gone.for_each(|summary| summary.mark_replaced());
-            }
         });
     }
 
@@ -205,7 +215,8 @@ impl SharedView {
         self.change(|view| view.masks = masks);
     }
 
-    /// Takes the masks over and lets go of segments that the manifest removed, whose files go with their last reader.
+    /// Takes the masks over and lets go of segments that the manifest removed, whose files go with their last reader. Of
+    /// summaries, those stay that the manifest still has.
     pub fn cut_off(&self, state: &ManifestState, shard: u32, gone: &[u64]) {
         let masks = Arc::new(Masks::new(state, shard));
         self.change(|view| {
@@ -214,10 +225,24 @@ impl SharedView {
                 let all = view.segments.values().flatten().cloned();
                 all.partition(|s| gone.binary_search(&s.meta.id).is_ok())
             };
+            let (mut alone, expired): (Vec<_>, Vec<_>) = {
+                let all = view.kept.values().flatten().cloned();
+                all.partition(|live| state.summaries.contains_key(&(live.meta.segment, live.meta.id)))
+            };
+            expired.iter().for_each(|live| live.mark_replaced());
             if !old.is_empty() {
                 view.segments = Arc::new(by_table(kept));
-                old.iter().for_each(|s| s.mark_replaced());
             }
+            for segment in &old {
+                segment.mark_removed();
+                for live in &segment.summaries {
+                    match state.summaries.contains_key(&(live.meta.segment, live.meta.id)) {
+                        true => alone.push(Arc::clone(live)),
+                        false => live.mark_replaced(),
+                    }
+                }
+            }
+            view.kept = Arc::new(kept_by_table(alone));
         });
     }
 

@@ -1,6 +1,7 @@
 //! Owns a shard's threads: the loop that feeds the state machine and the one that flushes; decides nothing itself.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -63,10 +64,11 @@ impl ShardHandle {
         let (jobs_to, jobs) = unbounded();
         let (flushed_to, flushed) = unbounded();
         let flush_clock = Arc::clone(&clock);
+        let stopping = Arc::clone(&flusher.stopping);
         let flusher =
             spawn(format!("shard-{shard}-flush"), move || run_flusher(flusher, &jobs, &flushed_to, &*flush_clock));
         let worker = spawn(format!("shard-{shard}"), move || {
-            Worker { core, commands, jobs: jobs_to, flushed, clock }.run();
+            Worker { core, commands, jobs: jobs_to, flushed, clock, stopping }.run();
         });
         Self { sender: ShardSender(queue), worker: Some(worker), flusher: Some(flusher) }
     }
@@ -189,6 +191,7 @@ struct Worker {
     jobs: Sender<FlushJob>,
     flushed: Receiver<Result<LogPosition>>,
     clock: Arc<dyn Clock>,
+    stopping: Arc<AtomicBool>,
 }
 
 impl Worker {
@@ -208,6 +211,7 @@ impl Worker {
                 break;
             }
             self.note_flushed();
+            self.give_way_to_merges();
             if self.core.wants_seal(self.clock.now_ns()) {
                 self.wait_for_room();
                 self.seal();
@@ -294,6 +298,16 @@ impl Worker {
         }
     }
 
+    /// Rests a while when flushed segments pile up: the more there are, the longer. Each rest is short, so that acknowledgements
+    /// stay steady while senders are slowed.
+    fn give_way_to_merges(&mut self) {
+        let excess = self.core.flushed_segments_excess();
+        if excess > 0 && !self.stopping.load(Ordering::Relaxed) {
+            self.core.count_stall();
+            std::thread::sleep((REST * u32::try_from(excess).unwrap_or(u32::MAX).min(1_000)).min(REST_MAX));
+        }
+    }
+
     fn note_flushed(&mut self) {
         while let Ok(done) = self.flushed.try_recv() {
             self.after_flush(done);
@@ -308,6 +322,10 @@ impl Worker {
     }
 }
 
+/// Rest of a shard after a group commit for each flushed segment beyond the bound.
+const REST: Duration = Duration::from_millis(5);
+/// The longest such rest.
+const REST_MAX: Duration = Duration::from_millis(100);
 /// How long a flush waits before it tries a full disk again.
 const DISK_FULL_PAUSE: Duration = Duration::from_millis(500);
 

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use super::aggregate::StepBuilder;
+use super::live::LiveSummary;
 use super::types::Step;
 use super::writer::{SummarySpec, SummaryWriter};
 use super::{SummaryMeta, summary_name};
+use crate::erase::Masks;
 use crate::error::Result;
 use crate::manifest::{Edit, SegmentMeta};
 use crate::segment::{Segment, SegmentSpec};
 use crate::storage::Storage;
-use crate::types::{FieldDef, Rows};
+use crate::types::{FieldDef, Rows, TableSchema};
 use crate::upkeep::{Beside, FileNumbers, MergeSink};
 
 /// A step of fewer rows costs about as much as the rows do.
@@ -175,4 +177,44 @@ pub fn build_for_segment(
         build.end_device()?;
     }
     build.finish()
+}
+
+/// Writes a summary anew that stands for rows that are gone, without the steps that deletes touch. `None` when nothing is
+/// left of it.
+///
+/// # Errors
+/// A damaged entry, a failed write; nothing stays.
+pub(crate) fn rewrite_without(
+    storage: &Arc<dyn Storage>,
+    live: &LiveSummary,
+    masks: &Masks,
+    numbers: &FileNumbers,
+    now_ns: i64,
+) -> Result<Option<SummaryMeta>> {
+    let (summary, step) = (&live.summary, live.meta.step);
+    let schema = Arc::new(TableSchema { name: Arc::clone(&live.meta.table), fields: summary.schema().fields.clone() });
+    let mut writer = SummaryWriter::new(
+        Arc::clone(storage),
+        SummarySpec {
+            id: numbers.segment(),
+            segment: live.meta.segment,
+            shard: live.meta.shard,
+            step,
+            schema,
+            seq_min: live.meta.seq_min,
+            seq_max: live.meta.seq_max,
+            created_ns: now_ns,
+        },
+    );
+    let mut written = Ok(());
+    summary.visit(&mut |device, entry| {
+        let mask = masks.mask_kept(&live.meta, device);
+        written = entry.and_then(|entry| {
+            let steps = entry.without(&|number| mask.touches(step.start_of(number), step.last_of(number)))?;
+            writer.push_device(device, entry.received(), &steps)
+        });
+        written.is_ok()
+    })?;
+    written?;
+    writer.finish()
 }

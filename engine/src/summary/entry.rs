@@ -116,9 +116,10 @@ fn encode_field(field: &StepField, field_type: FieldType, steps: &DeviceSteps, s
         FieldType::F64 => encode_doubles(field, &mut flags, out),
         FieldType::I64 => {
             let column = |column| filled(column, |values| if let Values::I64(v) = values { v } else { &[] });
-            put_four(out, &column(&field.min), &column(&field.max), &column(&field.first), &column(&field.last));
+            let (min, max) = (column(&field.min), column(&field.max));
+            put_four(out, &min, &max, &column(&field.first), &column(&field.last));
             match &field.sum {
-                StepSums::I64(sums) => put_integers(out, sums),
+                StepSums::I64(sums) => put_sums(out, field, sums, &min, &max),
                 _ => flags |= SUM_APART,
             }
         }
@@ -159,13 +160,16 @@ fn encode_doubles(field: &StepField, flags: &mut u8, out: &mut Vec<u8>) {
     let (min, max) = (column(&field.min), column(&field.max));
     let all = || [&min, &max, &first, &last].into_iter().flatten();
     let places = (0..=PLACES_MAX).find(|&places| all().all(|&value| decimal(value, places).is_some()));
+    let mut bounds = None;
     match places {
         Some(places) => {
             *flags |= places << 4;
             let integers = |values: &[f64]| -> Vec<i64> {
                 values.iter().map(|v| decimal(*v, places).expect("the places were chosen for these values")).collect()
             };
-            put_four(out, &integers(&min), &integers(&max), &integers(&first), &integers(&last));
+            let (min, max) = (integers(&min), integers(&max));
+            put_four(out, &min, &max, &integers(&first), &integers(&last));
+            bounds = Some((min, max));
         }
         None => {
             *flags |= RAW << 4;
@@ -183,7 +187,11 @@ fn encode_doubles(field: &StepField, flags: &mut u8, out: &mut Vec<u8>) {
         let off = sums.iter().zip(&near);
         let off: Vec<i64> =
             off.map(|(sum, near)| sum.to_bits().wrapping_sub((near / power).to_bits()) as i64).collect();
-        put_integers(out, &near.iter().map(|near| *near as i64).collect::<Vec<_>>());
+        let near: Vec<i64> = near.iter().map(|near| *near as i64).collect();
+        match bounds {
+            Some((min, max)) => put_sums(out, field, &near, &min, &max),
+            None => put_integers(out, &near),
+        }
         put_integers(out, &off);
         if out.len() - start <= sums.len() * 8 {
             return;
@@ -194,14 +202,25 @@ fn encode_doubles(field: &StepField, flags: &mut u8, out: &mut Vec<u8>) {
     put_doubles(out, sums.clone());
 }
 
-/// Smallest, largest, first and last values: the largest relative to the smallest, the first relative to the last one of
-/// the step before.
+fn put_sums(out: &mut Vec<u8>, field: &StepField, sums: &[i64], min: &[i64], max: &[i64]) {
+    let even = |at: usize| even_sum(field.count[at] - field.nan[at], min[at], max[at]);
+    put_integers(out, &(0..sums.len()).map(|at| sums[at].wrapping_sub(even(at))).collect::<Vec<_>>());
+}
+
+/// Smallest, largest, first and last values: the largest and the last relative to the smallest, the first relative to
+/// the last one of the step before.
 fn put_four(out: &mut Vec<u8>, min: &[i64], max: &[i64], first: &[i64], last: &[i64]) {
     put_integers(out, min);
     put_integers(out, &max.iter().zip(min).map(|(max, min)| max.wrapping_sub(*min)).collect::<Vec<_>>());
-    put_integers(out, last);
+    put_integers(out, &last.iter().zip(min).map(|(last, min)| last.wrapping_sub(*min)).collect::<Vec<_>>());
     let before = last.first().into_iter().chain(last);
     put_integers(out, &first.iter().zip(before).map(|(first, last)| first.wrapping_sub(*last)).collect::<Vec<_>>());
+}
+
+/// What a sum would be, were the values spread evenly between the smallest and the largest one: sums are stored relative to
+/// it.
+fn even_sum(numbers: u64, min: i64, max: i64) -> i64 {
+    (i128::from(numbers) * (i128::from(min) + i128::from(max)) / 2) as i64
 }
 
 fn put_integers(out: &mut Vec<u8>, values: &[i64]) {
@@ -366,17 +385,23 @@ impl<'a> Entry<'a> {
             out.first_at = if text { vec![0; range.len()] } else { self.first_row[range.clone()].to_vec() };
             out.last_at = if text { vec![0; range.len()] } else { self.last_row[range.clone()].to_vec() };
         }
+        let even = |at: usize, min: &[i64], max: &[i64]| even_sum((counts[at] - nan(at)) as u64, min[at], max[at]);
         match field_type {
-            FieldType::F64 => decode_doubles(&mut cursor, flags, count, range.clone(), &mut out)?,
+            FieldType::F64 => decode_doubles(&mut cursor, flags, count, range.clone(), &even, &mut out)?,
             FieldType::I64 => {
                 let four = take_four(&mut cursor, count)?;
+                let even: Vec<i64> = range.clone().map(|at| even(at, &four[0], &four[1])).collect();
                 let [min, max, first, last] = four.map(|values| Values::I64(values[range.clone()].to_vec()));
                 out.min.values = min;
                 out.max.values = max;
                 out.first.values = first;
                 out.last.values = last;
                 out.sum = match flags & SUM_APART {
-                    0 => StepSums::I64(take_integers(&mut cursor, count)?[range.clone()].to_vec()),
+                    0 => {
+                        let sums = take_integers(&mut cursor, count)?;
+                        let sums = sums[range.clone()].iter().zip(&even);
+                        StepSums::I64(sums.map(|(sum, even)| sum.wrapping_add(*even)).collect())
+                    }
                     _ => StepSums::None,
                 };
             }
@@ -449,17 +474,25 @@ fn set_validity(column: &mut Column, valid: &Bitmap) {
     column.validity = Some(valid.clone());
 }
 
+/// [`even_sum`] of a step, given the smallest and the largest integers of all steps.
+type EvenSum<'a> = dyn Fn(usize, &[i64], &[i64]) -> i64 + 'a;
+
 fn decode_doubles(
     cursor: &mut Cursor<'_>,
     flags: u8,
     count: usize,
     range: Range<usize>,
+    even: &EvenSum<'_>,
     out: &mut StepField,
 ) -> Result<(), Flaw> {
+    let mut evens = vec![0; range.len()];
     let power = POWERS.get(usize::from(flags >> 4)).copied();
     let columns = match power {
-        Some(power) => take_four(cursor, count)?
-            .map(|integers| integers[range.clone()].iter().map(|n| *n as f64 / power).collect::<Vec<_>>()),
+        Some(power) => {
+            let four = take_four(cursor, count)?;
+            evens.iter_mut().zip(range.clone()).for_each(|(own, at)| *own = even(at, &four[0], &four[1]));
+            four.map(|integers| integers[range.clone()].iter().map(|n| *n as f64 / power).collect::<Vec<_>>())
+        }
         None => {
             let mut take = || take_doubles(cursor, count).map(|values| values[range.clone()].to_vec());
             [take()?, take()?, take()?, take()?]
@@ -476,8 +509,9 @@ fn decode_doubles(
         let near = take_integers(cursor, count)?;
         let off = take_integers(cursor, count)?;
         let power = power.unwrap_or(1.0);
-        let sums = near[range.clone()].iter().zip(&off[range]);
-        sums.map(|(near, off)| f64::from_bits((*near as f64 / power).to_bits().wrapping_add(*off as u64))).collect()
+        let near = near[range.clone()].iter().zip(&evens).map(|(near, even)| near.wrapping_add(*even));
+        let sums = near.zip(&off[range]);
+        sums.map(|(near, off)| f64::from_bits((near as f64 / power).to_bits().wrapping_add(*off as u64))).collect()
     });
     Ok(())
 }
@@ -485,8 +519,9 @@ fn decode_doubles(
 fn take_four(cursor: &mut Cursor<'_>, count: usize) -> Result<[Vec<i64>; 4], Flaw> {
     let min = take_integers(cursor, count)?;
     let mut max = take_integers(cursor, count)?;
-    let last = take_integers(cursor, count)?;
+    let mut last = take_integers(cursor, count)?;
     let mut first = take_integers(cursor, count)?;
+    last.iter_mut().zip(&min).for_each(|(last, min)| *last = last.wrapping_add(*min));
     max.iter_mut().zip(&min).for_each(|(max, min)| *max = max.wrapping_add(*min));
     let before = last.first().into_iter().chain(&last);
     first.iter_mut().zip(before).for_each(|(first, last)| *first = first.wrapping_add(*last));

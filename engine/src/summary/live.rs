@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::reader::Summary;
 use super::{SummaryMeta, summary_name};
 use crate::error::Result;
+use crate::manifest::Erasure;
 use crate::storage::Storage;
 
 /// An open summary.
@@ -36,6 +37,25 @@ impl LiveSummary {
             storage: Arc::clone(&self.storage),
             replaced: AtomicBool::new(false),
         })
+    }
+
+    /// Whether it tells, in the place of rows, of some that the erasure deletes.
+    ///
+    /// # Errors
+    /// Damage of the index or of the device's entry.
+    pub(crate) fn has_steps(&self, erasure: &Erasure) -> Result<bool> {
+        let (first, last) = erasure.span();
+        if erasure.shard != self.meta.shard
+            || self.meta.seq_max >= erasure.before_seq
+            || self.meta.time_min > last
+            || self.meta.time_max < first
+            || !erasure.covers_table(&self.meta.table)
+        {
+            return Ok(false);
+        }
+        let Some(entry) = self.summary.find(&erasure.device)? else { return Ok(false) };
+        let step = self.meta.step;
+        Ok(!entry.decode()?.find(step.number(first)..step.number(last).saturating_add(1)).is_empty())
     }
 
     /// Says that the manifest no longer lists it: the file is removed when the last query lets go.

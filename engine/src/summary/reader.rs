@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::aggregate::DeviceSteps;
 use super::entry::{Entry, EntryHead};
 use super::format::{Header, MAGIC, TRAILER_LEN, Trailer, VERSION};
 use super::summary_id;
@@ -243,6 +244,26 @@ impl SummaryEntry {
             rows.fields.push(steps.map_err(self.summary.flawed(self.offset))?);
         }
         Ok(())
+    }
+
+    /// The steps for which `gone` is false.
+    pub(super) fn without(&self, gone: &dyn Fn(i64) -> bool) -> Result<DeviceSteps> {
+        let entry = self.decode()?;
+        let fields = &self.summary.schema().fields;
+        let mut out = DeviceSteps::new(fields);
+        let left: Vec<usize> = (0..entry.numbers.len()).filter(|at| !gone(entry.numbers[*at])).collect();
+        for run in left.chunk_by(|a, b| a + 1 == *b) {
+            let range = run[0]..run[run.len() - 1] + 1;
+            out.numbers.extend_from_slice(&entry.numbers[range.clone()]);
+            out.rows.extend(entry.rows[range.clone()].iter().map(|rows| *rows as u64));
+            out.first_row.extend_from_slice(&entry.first_row[range.clone()]);
+            out.last_row.extend_from_slice(&entry.last_row[range.clone()]);
+            for (at, (own, field)) in out.fields.iter_mut().zip(fields).enumerate() {
+                let steps = entry.field(Some(at), field.field_type, range.clone());
+                own.append(steps.map_err(self.summary.flawed(self.offset))?);
+            }
+        }
+        Ok(out)
     }
 
     pub(super) fn decode(&self) -> Result<Entry<'_>> {

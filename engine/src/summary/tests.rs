@@ -566,3 +566,74 @@ fn version_1_is_read_and_written() {
     dump(&summary, Some("truck_1"), false, &mut text).unwrap();
     assert!(text.contains("step 1h of segment 0000000000000001") && text.contains("    speed: count "), "{text}");
 }
+
+/// Ten fields of a truck every ten seconds: positions, sensors with one decimal, a tank, whole numbers that seldom change.
+fn truck(chance: &mut Chance, rows: usize) -> Rows {
+    let around = |chance: &mut Chance, width: u64| chance.below(2 * width + 1) as i64 - width as i64;
+    let scales = [1e5, 1e5, 10.0, 10.0, 10.0, 10.0, 10.0, 100.0];
+    let steps = [150, 150, 20, 40, 50, 3, 5, 0];
+    let bounds = [
+        (2_500_000, 5_000_000),
+        (-12_500_000, -7_000_000),
+        (0, 50_000),
+        (0, 1000),
+        (0, 3600),
+        (-100, 100),
+        (0, 500),
+        (5, 100),
+    ];
+    let mut state: Vec<i64> = bounds.iter().map(|(low, high)| low + chance.below((high - low) as u64) as i64).collect();
+    let (mut load, mut status) = (0i64, 0i64);
+    let mut doubles = vec![Vec::new(); 8];
+    let mut integers = vec![Vec::new(); 2];
+    for _ in 0..rows {
+        for (at, column) in doubles.iter_mut().enumerate() {
+            column.push(state[at] as f64 / scales[at]);
+            state[at] = (state[at] + around(chance, steps[at])).clamp(bounds[at].0, bounds[at].1);
+        }
+        integers[0].push(load);
+        integers[1].push(status);
+        if chance.below(10_000) < 200 {
+            state[7] = if state[7] <= 5 { 100 } else { state[7] - 1 };
+        }
+        if chance.below(10_000) < 20 {
+            load = chance.below(5001) as i64;
+        }
+        if chance.below(10_000) < 100 {
+            status = chance.below(6) as i64;
+        }
+    }
+    let columns = doubles.into_iter().map(Values::F64).chain(integers.into_iter().map(Values::I64));
+    Rows {
+        times: (0..rows as i64).map(|at| START - START % DAY_NS + at * 10_000_000_000).collect(),
+        columns: columns.map(|values| Column { values, validity: None }).collect(),
+    }
+}
+
+#[test]
+fn summaries_take_less_than_a_twentieth_of_the_rows() {
+    let names: Vec<String> = (0..10).map(|at| format!("field_{at}")).collect();
+    let types = |at| if at < 8 { FieldType::F64 } else { FieldType::I64 };
+    let fields: Vec<(&str, FieldType)> = names.iter().enumerate().map(|(at, name)| (&**name, types(at))).collect();
+    let schema = schema(&fields);
+    let storage: Arc<dyn Storage> = Arc::new(Memory::new());
+    let chance = &mut Chance(99);
+    let mut spec = spec(&schema, 1, crate::limits::COLD_BLOCK_ROWS);
+    spec.tier = tidewell_codec::Tier::Cold;
+    let numbers = FileNumbers::new(2, 1, 1);
+    let mut build = SummaryBuild::new(&storage, &spec, &[], &numbers);
+    let mut writer = SegmentWriter::create(Arc::clone(&storage), spec).unwrap();
+    for device in 0..8 {
+        let (device, rows) = (format!("truck_{device:04}"), truck(chance, 8640));
+        writer.push_device(&device, (1, 2), &rows).unwrap();
+        build.begin_device(&device, (1, 2));
+        build.push_rows(&rows);
+        build.end_device().unwrap();
+    }
+    let rows = writer.finish().unwrap().bytes;
+    let metas = build.finish().unwrap();
+    let bytes: u64 = metas.iter().map(|meta| meta.bytes).sum();
+    println!("{bytes} of {rows}, {:?}", metas.iter().map(|meta| (meta.step, meta.bytes)).collect::<Vec<_>>());
+    assert_eq!(metas.len(), 2, "six rows to a minute are no reason to keep it");
+    assert!(bytes * 20 < rows, "{bytes} bytes of summaries, {rows} of rows");
+}

@@ -132,6 +132,29 @@ impl StepField {
     }
 }
 
+impl StepField {
+    /// Adds later steps of the same field.
+    pub(super) fn append(&mut self, later: Self) {
+        self.count.extend(later.count);
+        self.nan.extend(later.nan);
+        match (&mut self.sum, later.sum) {
+            (StepSums::F64(own), StepSums::F64(later)) => own.extend(later),
+            (StepSums::I64(own), StepSums::I64(later)) => own.extend(later),
+            (own, _) => *own = StepSums::None,
+        }
+        for (own, later) in [
+            (&mut self.min, later.min),
+            (&mut self.max, later.max),
+            (&mut self.first, later.first),
+            (&mut self.last, later.last),
+        ] {
+            own.extend_from(&later, 0..later.len());
+        }
+        self.first_at.extend(later.first_at);
+        self.last_at.extend(later.last_at);
+    }
+}
+
 /// Aggregates of consecutive steps that have rows. A step in which every value of a field is null is here, too, with a
 /// count of 0; a step without rows is not.
 #[derive(Clone, Debug, Default, PartialEq)]

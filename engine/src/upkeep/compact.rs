@@ -2,8 +2,10 @@
 //!
 //! A crash leaves either the inputs or the outputs: one manifest edit swaps them.
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tidewell_codec::Tier;
@@ -11,18 +13,32 @@ use tidewell_codec::Tier;
 use super::FileNumbers;
 use super::flush::open_live;
 use super::merge::merge;
-use super::output::{OutputSpec, Outputs};
-use super::pick::{self, Due};
+use super::output::{Finished, OutputSpec, Outputs, Pace};
+use super::pick::{self, Candidate, Due};
+use super::throttle::Throttle;
 use crate::catalog::Catalog;
-use crate::erase::Masks;
 use crate::error::Result;
 use crate::limits::{COMPACTION_LEVEL_MAX, ERASE_DELAY_NS};
 use crate::manifest::{Edit, Manifest};
-use crate::shard::{LiveSegment, ShardStats, SharedView};
+use crate::shard::{LiveSegment, ShardStats, ShardView, SharedView};
 use crate::storage::Storage;
 use crate::summary::LiveSummary;
 
-/// Merges one shard's segments.
+/// For how long the inputs of a merge that failed are left alone: a damaged input or a full disk does not heal at once, and
+/// other merges go on meanwhile.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(60);
+
+/// What the merges of one shard must not do at the same time, and what they must not do for now.
+#[derive(Default)]
+pub struct Running {
+    flushed: Mutex<()>,
+    partitions: Mutex<()>,
+    /// Segments whose merge failed, and until when they are left alone.
+    paused: Mutex<HashMap<u64, Instant>>,
+}
+
+/// Merges one shard's segments. A merge of flushed ones and one within a partition may run at the same time: neither
+/// has inputs of the other, and the outputs of the first are later in log order than all that the second touches.
 pub struct Compactor {
     /// The shard.
     pub shard: u32,
@@ -40,28 +56,31 @@ pub struct Compactor {
     pub stats: Arc<ShardStats>,
     /// Set when the node goes down: a merge gives up between two devices, and its inputs stay.
     pub stopping: Arc<AtomicBool>,
+    /// How fast background merges may write.
+    pub throttle: Arc<Throttle>,
+    /// Rows from which on an output is full.
+    pub rows_max: u64,
+    /// Merges that run.
+    pub running: Running,
 }
 
 impl Compactor {
-    /// Does one due merge; false when none is due.
+    /// Does the merge of flushed segments that is due; false when none is.
     ///
     /// # Errors
-    /// A failed read or write; the inputs stay.
-    pub fn run_once(&self, now_ns: i64) -> Result<bool> {
-        let view = self.view.load();
-        let mut tables: Vec<_> = view.segments.iter().collect();
-        tables.sort_by(|a, b| a.0.cmp(b.0));
-        for (table, segments) in tables {
-            let due = match pick::due(segments) {
-                Some(due) => Some(due),
-                None => pick::erasing(segments, &view.masks, now_ns.saturating_sub(ERASE_DELAY_NS))?,
-            };
-            if let Some(due) = due {
-                self.merge(table, &due, &view.masks, now_ns)?;
-                return Ok(true);
-            }
-        }
-        Ok(false)
+    /// A failed read or write; the inputs stay, and are left alone for a while.
+    pub fn merge_flushed(&self, now_ns: i64) -> Result<bool> {
+        let _alone = self.running.flushed.lock();
+        self.run_first(now_ns, pick::flushed, |live| live.meta.level == 0)
+    }
+
+    /// Does a merge within a partition that is due; false when none is.
+    ///
+    /// # Errors
+    /// As [`Self::merge_flushed`].
+    pub fn merge_partition(&self, now_ns: i64) -> Result<bool> {
+        let _alone = self.running.partitions.lock();
+        Ok(self.run_first(now_ns, pick::partition, |live| live.meta.level > 0)? || self.complete_steps(now_ns)?)
     }
 
     /// Brings all flushed segments into days and each day into one cold file, without rows that are gone for readers.
@@ -69,39 +88,134 @@ impl Compactor {
     /// # Errors
     /// A failed read or write; what was merged before stays merged.
     pub fn run_all(&self, now_ns: i64) -> Result<()> {
-        let tables: Vec<Arc<str>> = self.view.load().segments.keys().cloned().collect();
-        for table in tables {
-            // Inputs of a merge come from the same moment as the masks, or later deletes would be taken for done.
-            let now = || {
-                let view = self.view.load();
-                (view.segments.get(&table).cloned().unwrap_or_default(), Arc::clone(&view.masks))
-            };
-            let (segments, masks) = now();
-            if let Some(due) = pick::flushed(&segments, 1) {
-                self.merge(&table, &due, &masks, now_ns)?;
+        let _alone = (self.running.flushed.lock(), self.running.partitions.lock());
+        for table in tables(&self.view.load_files()) {
+            loop {
+                let view = self.view.load_files();
+                let Some(due) = pick::flushed_all(&self.candidates(&view, &table, false), now_ns) else { break };
+                self.merge(&view, &table, &due, now_ns)?;
             }
-            let (segments, masks) = now();
-            for due in pick::unfinished(&segments) {
-                self.merge(&table, &due, &masks, now_ns)?;
+            let view = self.view.load_files();
+            for due in pick::unfinished(&self.candidates(&view, &table, false), now_ns) {
+                self.merge(&view, &table, &due, now_ns)?;
             }
-            let (segments, masks) = now();
-            for segment in segments {
-                if pick::hides_rows(&segment, &masks, i64::MAX)? {
-                    self.merge(&table, &pick::whole(vec![segment]), &masks, now_ns)?;
+            let view = self.view.load_files();
+            for (live, candidate) in segments(&view, &table).iter().zip(self.candidates(&view, &table, false)) {
+                if view.masks.cut_share(&live.meta) > 0.0 || view.masks.has_work(live, i64::MAX)? {
+                    self.merge(&view, &table, &pick::alone(&candidate), now_ns)?;
                 }
             }
         }
+        while self.complete_steps(now_ns)? {}
         Ok(())
     }
 
-    fn merge(&self, table: &str, due: &Due, masks: &Masks, now_ns: i64) -> Result<()> {
+    /// Does the first merge that `pick` finds in some table, or else one that takes away rows of segments for which `mine`
+    /// holds, when they are gone for readers.
+    fn run_first(
+        &self,
+        now_ns: i64,
+        pick: fn(&[Candidate], i64) -> Option<Due>,
+        mine: fn(&LiveSegment) -> bool,
+    ) -> Result<bool> {
+        // Inputs of a merge come from the same moment as the masks, or later deletes would be taken for done.
+        let view = self.view.load_files();
+        let mut found = None;
+        for table in tables(&view) {
+            let candidates = self.candidates(&view, &table, true);
+            let due = pick(&candidates, now_ns);
+            let due = match due {
+                None => self.erasing(&view, &table, &candidates, now_ns, mine)?,
+                due => due,
+            };
+            if let Some(due) = due {
+                found = Some((table, due));
+                break;
+            }
+        }
+        let done = match found {
+            None => Ok(false),
+            Some((table, due)) => {
+                let done = self.merge(&view, &table, &due, now_ns);
+                if done.is_err() {
+                    self.pause(due.inputs);
+                }
+                done.map(|()| true)
+            }
+        };
+        let mut paused = self.running.paused.lock();
+        paused.retain(|_, until| *until > Instant::now());
+        self.stats.merges_failing.set(paused.len() as u64);
+        done
+    }
+
+    /// A merge of segments with rows that were deleted a while ago, or most of whose time lies before the table's cut-off:
+    /// the flushed ones together, any other one by itself.
+    fn erasing(
+        &self,
+        view: &ShardView,
+        table: &str,
+        candidates: &[Candidate],
+        now_ns: i64,
+        mine: fn(&LiveSegment) -> bool,
+    ) -> Result<Option<Due>> {
+        let deleted_before_ns = now_ns.saturating_sub(ERASE_DELAY_NS);
+        let all = segments(view, table).iter().zip(candidates);
+        for (live, candidate) in all.filter(|(live, candidate)| mine(live) && !candidate.paused) {
+            let is_flushed = candidate.level == 0;
+            let cut = !is_flushed && view.masks.cut_share(&live.meta) >= 0.5;
+            let work = view.masks.has_work(live, deleted_before_ns);
+            if work.is_err() {
+                self.pause([candidate.id].into());
+            }
+            if cut || work? {
+                let due = if is_flushed { pick::flushed_all(candidates, now_ns) } else { Some(pick::alone(candidate)) };
+                return Ok(due);
+            }
+        }
+        Ok(None)
+    }
+
+    fn pause(&self, segments: BTreeSet<u64>) {
+        let until = Instant::now() + PAUSE_AFTER_FAILURE;
+        self.running.paused.lock().extend(segments.into_iter().map(|id| (id, until)));
+    }
+
+    /// What `pick` needs to know of the table's segments, in their order.
+    fn candidates(&self, view: &ShardView, table: &str, with_paused: bool) -> Vec<Candidate> {
+        let paused = self.running.paused.lock();
+        let now = Instant::now();
+        let is_paused = |id: u64| with_paused && paused.get(&id).is_some_and(|until| *until > now);
+        segments(view, table)
+            .iter()
+            .map(|live| Candidate {
+                id: live.meta.id,
+                level: live.meta.level,
+                seq_min: live.meta.seq_min,
+                seq_max: live.meta.seq_max,
+                rows: live.meta.rows,
+                devices: live.segment.device_count(),
+                time_min: live.meta.time_min,
+                time_max: live.meta.time_max,
+                cold: live.segment.tier() == Tier::Cold,
+                created_ns: live.segment.created_ns(),
+                paused: is_paused(live.meta.id),
+            })
+            .collect()
+    }
+
+    /// Merges segments of `view`, without the rows that its masks hide.
+    fn merge(&self, view: &ShardView, table: &str, due: &Due, now_ns: i64) -> Result<()> {
         let Some(schema) = self.catalog.table(table) else { return Ok(()) };
-        let inputs = &due.inputs;
+        // In log order, as the view has them.
+        let inputs: Vec<_> =
+            segments(view, table).iter().filter(|s| due.inputs.contains(&s.meta.id)).cloned().collect();
+        let masks = &view.masks;
         let least = |of: fn(&LiveSegment) -> u64| inputs.iter().map(|s| of(s)).min().unwrap_or(0);
         let spec = OutputSpec {
             shard: self.shard,
             schema: Arc::clone(&schema),
-            tier: Tier::Cold,
+            tier: due.tier,
             // A segment that is only rewritten stays as deep as it is.
             level: match &inputs[..] {
                 [only] => only.meta.level.max(1),
@@ -112,11 +226,14 @@ impl Compactor {
             clean: masks.clean(least(|s| s.meta.clean)),
             kept_steps: masks.kept_steps(table).to_vec(),
             created_ns: now_ns,
+            rows_max: self.rows_max,
         };
-        let mut outputs = Outputs::new(&self.storage, &self.numbers, spec);
-        merge(inputs, &schema, &due.split, masks, &mut outputs, &self.stopping)?;
+        let throttle = (!due.urgent).then_some(&*self.throttle);
+        let pace = Pace { throttle, stopping: &self.stopping };
+        let mut outputs = Outputs::new(&self.storage, &self.numbers, spec, pace);
+        merge(&inputs, &schema, &due.split, masks, &mut outputs, &self.stopping)?;
         let finished = outputs.into_finished();
-        let swapped = self.swap(inputs, &finished);
+        let swapped = self.swap(&inputs, &finished);
         if !matches!(swapped, Ok(true)) {
             // The next try has numbers of its own.
             finished.into_iter().for_each(|f| f.remove(&*self.storage));
@@ -126,7 +243,7 @@ impl Compactor {
 
     /// Puts the outputs in the place of the inputs, in the manifest and for readers. False when the inputs are not what they
     /// were: retention took one, or their table was dropped or renamed while they were merged.
-    fn swap(&self, inputs: &[Arc<LiveSegment>], outputs: &[super::output::Finished]) -> Result<bool> {
+    fn swap(&self, inputs: &[Arc<LiveSegment>], outputs: &[Finished]) -> Result<bool> {
         let mut edits: Vec<Edit> = Vec::new();
         for output in outputs {
             edits.push(Edit::SegmentAdded(output.meta.clone()));
@@ -134,22 +251,37 @@ impl Compactor {
         }
         edits.extend(inputs.iter().map(|s| Edit::SegmentRemoved { id: s.meta.id }));
         let opened = outputs.iter().map(|output| self.open(output)).collect::<Result<Vec<_>>>()?;
-        // Held until readers see the same: whoever takes segments out of the manifest meets them in the view.
-        let mut manifest = self.manifest.lock();
-        if inputs.iter().any(|input| manifest.state().segments.get(&input.meta.id) != Some(&input.meta)) {
-            return Ok(false);
-        }
-        manifest.append(&edits)?;
-        for segment in &opened {
-            self.stats.compaction_bytes.add(segment.meta.bytes);
+        {
+            // Held until readers see the same: whoever takes segments out of the manifest meets them in the view.
+            let mut manifest = self.manifest.lock();
+            if inputs.iter().any(|input| manifest.state().segments.get(&input.meta.id) != Some(&input.meta)) {
+                return Ok(false);
+            }
+            manifest.append(&edits)?;
+            let ids: Vec<u64> = inputs.iter().map(|s| s.meta.id).collect();
+            self.view.replace_segments(&ids, opened);
         }
         self.stats.compactions.add(1);
-        let ids: Vec<u64> = inputs.iter().map(|s| s.meta.id).collect();
-        self.view.replace_segments(&ids, opened);
+        self.stats.compaction_bytes.add(outputs.iter().map(|o| o.meta.bytes).sum());
+        self.stats.compaction_rows.add(outputs.iter().map(|o| o.meta.rows).sum());
+        self.stats.flushed_segments.set(self.view.flushed_segments());
         Ok(true)
     }
-    fn open(&self, output: &super::output::Finished) -> Result<Arc<LiveSegment>> {
+
+    fn open(&self, output: &Finished) -> Result<Arc<LiveSegment>> {
         let summaries = output.summaries().map(|meta| LiveSummary::open(&self.storage, meta.clone()));
         Ok(open_live(&self.storage, output.meta.clone())?.with_summaries(summaries.collect::<Result<_>>()?))
     }
+}
+
+/// Names of the tables with segments, sorted.
+fn tables(view: &ShardView) -> Vec<Arc<str>> {
+    let mut tables: Vec<Arc<str>> = view.segments.keys().cloned().collect();
+    tables.sort_unstable();
+    tables
+}
+
+/// The table's segments in log order.
+fn segments<'a>(view: &'a ShardView, table: &str) -> &'a [Arc<LiveSegment>] {
+    view.segments.get(table).map(Vec::as_slice).unwrap_or_default()
 }

@@ -86,6 +86,7 @@ impl Flusher {
         self.next_seq += 1;
         self.stats.flush_bytes.add(flushed_bytes);
         self.stats.flushes.add(1);
+        self.stats.flushed_segments.set(self.view.flushed_segments());
         if let Some(old) = old_heads.map(|number| heads_name(self.shard, number))
             && let Err(error) = self.storage.remove(&old)
         {

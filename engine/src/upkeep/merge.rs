@@ -62,7 +62,7 @@ pub fn merge(
 ) -> Result<()> {
     let fields: Arc<[FieldDef]> = schema.fields.iter().cloned().collect();
     let mut rows = Rows::default();
-    let cut_off = masks.cut_off(&schema.name);
+    let cut_off = masks.rewritten_from(&schema.name);
     for (start, end) in windows(inputs, split)? {
         let mut devices = Devices::new(inputs)?;
         while let Some((device, found)) = devices.next()? {

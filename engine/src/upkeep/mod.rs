@@ -1,13 +1,20 @@
 //! Owns the work that keeps a shard small: memtables into segments, small segments into large ones.
 
+mod background;
 pub mod compact;
 mod days;
 pub mod flush;
 mod merge;
+mod order;
 mod output;
 mod pick;
+mod steps;
+mod throttle;
 
+pub(crate) use background::{Merges, Poke};
+pub use order::order_violations;
 pub use output::{Beside, MergeSink};
+pub use throttle::Throttle;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use tidewell_codec::Tier;
 
 use super::FileNumbers;
 use super::days::Split;
+use super::throttle::Throttle;
 use crate::error::Result;
-use crate::limits::{COLD_BLOCK_ROWS, HOT_BLOCK_ROWS, SEGMENT_ROWS_MAX};
+use crate::limits::{COLD_BLOCK_ROWS, HOT_BLOCK_ROWS};
 use crate::manifest::{Edit, SegmentMeta};
 use crate::segment::{SegmentSpec, SegmentWriter, segment_name};
 use crate::storage::Storage;
@@ -75,6 +77,8 @@ pub struct OutputSpec {
     pub kept_steps: Vec<Step>,
     /// Time of the node's clock.
     pub created_ns: i64,
+    /// Rows from which on a file is full.
+    pub rows_max: u64,
 }
 
 /// A segment that was written, and what lies beside it.
@@ -125,6 +129,8 @@ struct Output {
     sinks: Vec<Box<dyn MergeSink>>,
     /// Rows of the current device went in.
     in_device: bool,
+    /// Bytes that the throttle knows of.
+    bytes: u64,
 }
 
 impl Output {
@@ -142,7 +148,7 @@ impl Output {
         };
         let sinks = sinks(storage, numbers, spec, &segment);
         let writer = SegmentWriter::create(Arc::clone(storage), segment)?;
-        Ok(Self { id, writer, sinks, in_device: false })
+        Ok(Self { id, writer, sinks, in_device: false, bytes: 0 })
     }
 
     fn push(&mut self, device: &str, received: (i64, i64), rows: &Rows) -> Result<()> {
@@ -161,6 +167,12 @@ impl Output {
         }
         self.writer.end_device()?;
         self.sinks.iter_mut().try_for_each(|sink| sink.end_device())
+    }
+
+    /// Bytes that came since the last call.
+    fn new_bytes(&mut self) -> u64 {
+        let bytes = self.writer.bytes();
+        bytes - std::mem::replace(&mut self.bytes, bytes)
     }
 
     /// The one place where an output becomes complete.
@@ -212,11 +224,31 @@ impl Output {
     }
 }
 
+/// How fast the outputs may be written.
+#[derive(Clone, Copy)]
+pub struct Pace<'a> {
+    /// Shared by all merges; `None` does not wait.
+    pub throttle: Option<&'a Throttle>,
+    /// Ends the wait.
+    pub stopping: &'a AtomicBool,
+}
+
+impl Pace<'_> {
+    fn wait_for(&self, bytes: u64) {
+        if bytes > 0
+            && let Some(throttle) = self.throttle
+        {
+            throttle.take(bytes, self.stopping);
+        }
+    }
+}
+
 /// All segments of one merge. Dropped before [`Outputs::into_finished`], it takes its files along.
 pub struct Outputs<'a> {
     storage: &'a Arc<dyn Storage>,
     numbers: &'a FileNumbers,
     spec: OutputSpec,
+    pace: Pace<'a>,
     /// By the start of the range.
     open: BTreeMap<i64, Output>,
     finished: Vec<Finished>,
@@ -226,8 +258,8 @@ pub struct Outputs<'a> {
 
 impl<'a> Outputs<'a> {
     /// No segment yet.
-    pub fn new(storage: &'a Arc<dyn Storage>, numbers: &'a FileNumbers, spec: OutputSpec) -> Self {
-        Self { storage, numbers, spec, open: BTreeMap::new(), finished: Vec::new(), cut: Rows::default() }
+    pub fn new(storage: &'a Arc<dyn Storage>, numbers: &'a FileNumbers, spec: OutputSpec, pace: Pace<'a>) -> Self {
+        Self { storage, numbers, spec, pace, open: BTreeMap::new(), finished: Vec::new(), cut: Rows::default() }
     }
 
     /// Adds rows of `device` to the files of their ranges; devices ascend, the rows of each rise in time.
@@ -249,7 +281,9 @@ impl<'a> Outputs<'a> {
                 }
             };
             if at == 0 && until == rows.times.len() {
-                return output.push(device, received, rows);
+                output.push(device, received, rows)?;
+                self.pace.wait_for(output.new_bytes());
+                return Ok(());
             }
             self.cut.times.clear();
             self.cut.times.extend_from_slice(&rows.times[at..until]);
@@ -261,6 +295,7 @@ impl<'a> Outputs<'a> {
                 own
             }));
             output.push(device, received, &self.cut)?;
+            self.pace.wait_for(output.new_bytes());
             at = until;
         }
         Ok(())
@@ -276,7 +311,7 @@ impl<'a> Outputs<'a> {
         let full: Vec<i64> = self
             .open
             .iter()
-            .filter(|(_, output)| output.writer.rows() >= SEGMENT_ROWS_MAX)
+            .filter(|(_, output)| output.writer.rows() >= self.spec.rows_max)
             .map(|(at, _)| *at)
             .collect();
         full.into_iter().try_for_each(|start| self.finish_one(start))

@@ -130,6 +130,16 @@ pub fn scan(engine: &Engine, table: &str, device: &str, start: i64, end: i64) ->
         part.load(&mut rows).expect("an undamaged block loads");
         all.extend(rows_to_model(&rows, &names));
     }
+    // From the newest row back there are the same ones.
+    let mut newest = view.scan_back(&device.into(), end, &fields.into());
+    let mut back = Vec::new();
+    while let Some(part) = newest.next_part().expect("an undamaged store scans") {
+        part.load(&mut rows).expect("an undamaged block loads");
+        back.extend(rows_to_model(&rows, &names).into_iter().rev());
+    }
+    back.reverse();
+    back.retain(|(time, _)| *time >= start);
+    assert_eq!(back, all, "{device} from the newest row before {end} back");
     all
 }
 

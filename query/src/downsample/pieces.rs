@@ -24,7 +24,7 @@ pub(super) fn piece_at(start: i64, end: i64, time: i64) -> Piece {
         return Piece { end: hour_end, day_end: whole(Step::Day, start, end, time).unwrap_or(hour_end) };
     }
     // What is left ends at the next minute, too: a whole minute and a part of one differ only in where they begin.
-    let end = Step::Minute.start_of(time).saturating_add(Step::Minute.width_ns()).min(end);
+    let end = Step::Minute.last_of(Step::Minute.number(time)).saturating_add(1).min(end);
     Piece { end, day_end: end }
 }
 
@@ -91,14 +91,14 @@ mod tests {
                 let to = pieces.get(at + 1).map_or(end, |p| p.0);
                 let expected = match step {
                     Step::Day => {
-                        let hour = Step::Hour.start_of(time) + HOUR;
+                        let hour = Step::Hour.last_of(Step::Hour.number(time)) + 1;
                         Piece { end: hour, day_end: to }
                     }
                     _ => Piece { end: to, day_end: to },
                 };
                 prop_assert_eq!(piece_at(start, end, time), expected);
                 for asked in Step::ALL {
-                    let asked_at = asked.start_of(time);
+                    let asked_at = asked.start_of(asked.number(time));
                     let place = whole && (asked == step && asked_at == from || asked == Step::Hour && step == Step::Day);
                     prop_assert_eq!(has_place(asked, start, end, asked_at), place, "{} at {}", asked, asked_at);
                 }

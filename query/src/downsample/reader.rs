@@ -68,11 +68,9 @@ pub(super) enum Progress {
 impl<T: Table> WindowReader<T> {
     /// Begins with the rows of `device` inside `start..end`, whose edges are edges of windows or of the range.
     pub fn open(plan: &Plan, table: &Arc<T>, device: &Arc<str>, (start, end): (i64, i64)) -> Result<Self, QueryError> {
-        let stretches: Vec<_> = if plan.steps.is_empty() {
-            table.scan(device, start, end, &plan.scan)?.into_iter().map(Stretch::Rows).collect()
-        } else {
-            table.scan_steps(device, start, end, &plan.scan, &plan.steps, &|step, time| plan.takes(step, time))?
-        };
+        // Even where no step is of use: the table knows of rows that are gone while steps of them are left.
+        let usable = |step, time| plan.takes(step, time);
+        let stretches = table.scan_steps(device, start, end, &plan.scan, &plan.steps, &usable)?;
         Ok(Self {
             table: table.clone(),
             device: device.clone(),

@@ -79,7 +79,7 @@ const ACTIONS: [(&str, Kind, &str); 17] = [
     (
         "retention.get",
         Kind::RetentionGet,
-        "For how long tables keep what (null: for ever), and the first time that is still there. Body: none or \
+        "For how long tables keep what (null: rows for ever, steps as long as their rows), and the first time that is still there. Body: none or \
          {\"table\":\"readings\"}. Needs reader. Returns one JSON object per table.",
     ),
     (
@@ -240,10 +240,36 @@ fn devices(body: &[u8], store: &Arc<dyn Store>, caller: &Principal) -> Result<Re
     let body = if body.is_empty() { DevicesBody { glob: None } } else { parse("devices", body)? };
     let glob = glob("devices", body.glob.as_deref())?;
     let scope = caller.devices.clone();
-    let matching = store.devices().map_err(|error| engine_status(&error))?.into_iter().filter(move |device| {
+    let meant = move |device: &DeviceInfo| {
         scope.contains(&device.id) && glob.as_ref().is_none_or(|glob| glob.is_match(&*device.id))
+    };
+    // A page is read when the one before has left, on a thread that may block.
+    let pages = stream::unfold(Some(store.devices()), |pages| async move {
+        let mut pages = pages?;
+        let read = tokio::task::spawn_blocking(move || (pages.next(), pages)).await;
+        match read {
+            Ok((Some(Ok(page)), pages)) => Some((Ok(page), Some(pages))),
+            Ok((Some(Err(error)), _)) => Some((Err(engine_status(&error)), None)),
+            Ok((None, _)) => None,
+            Err(_) => {
+                let status =
+                    Status::internal("the list of devices panicked: this is a defect of the node, see its log");
+                Some((Err(status), None))
+            }
+        }
     });
-    Ok(stream::iter(matching.map(|device| Ok(ActionResult::new(device_json(&device).to_string())))).boxed())
+    let results = pages.flat_map(move |page| {
+        let results: Vec<_> = match page {
+            Ok(page) => page
+                .iter()
+                .filter(|device| meant(device))
+                .map(|device| Ok(ActionResult::new(device_json(device).to_string())))
+                .collect(),
+            Err(status) => vec![Err(status)],
+        };
+        stream::iter(results)
+    });
+    Ok(results.boxed())
 }
 
 fn glob(action: &str, pattern: Option<&str>) -> Result<Option<GlobMatcher>, Status> {

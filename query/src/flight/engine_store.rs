@@ -9,14 +9,12 @@ use tidewell_codec::Batch;
 use tidewell_engine::clock::{Clock, SystemClock};
 use tidewell_engine::memory::MemoryBudget;
 use tidewell_engine::quarantine::{Quarantined, Released};
-use tidewell_engine::{
-    Append, Delete, DeviceInfo, Engine, Error, Refusal, Retention, ShardFigures, TableFigures, TableSchema,
-};
+use tidewell_engine::{Append, Delete, Engine, Error, Refusal, Retention, ShardFigures, TableFigures, TableSchema};
 use tonic::Status;
 
 use super::auth::DeviceScope;
 use super::plan::plan;
-use super::store::{Backups, Plan, Store};
+use super::store::{Backups, DevicePages, Plan, Store};
 use crate::query::{CancelFlag, QueryLimits};
 use crate::request::Request;
 
@@ -72,8 +70,8 @@ impl Store for EngineStore {
         }
     }
 
-    fn devices(&self) -> Result<Vec<DeviceInfo>, Error> {
-        self.engine.snapshot().devices()
+    fn devices(&self) -> DevicePages {
+        Box::new(self.engine.snapshot().device_pages())
     }
 
     fn quarantined(&self, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Quarantined>, Error> {
@@ -180,6 +178,10 @@ fn shard_json(shard: &ShardFigures) -> Value {
         "flush_bytes": shard.flush_bytes,
         "compactions": shard.compactions,
         "compaction_bytes": shard.compaction_bytes,
+        "compaction_rows": shard.compaction_rows,
+        "write_amplification": shard.write_amplification(),
+        "merges_failing": shard.merges_failing,
+        "segments_by_level": shard.segments_by_level,
         "stalls": shard.stalls,
         "queued": shard.queued,
         "producers": shard.producers,

@@ -24,14 +24,20 @@ struct DeleteBody {
     end: Option<Time>,
 }
 
-/// How long something is kept: a number and a unit, a year having 365 days; `forever`, `0` and null are for ever.
+/// How long something is kept: a number and a unit, a year having 365 days, or `forever`. `0` and null are for ever of rows,
+/// and of steps as long as their rows.
 #[derive(Clone, Copy)]
 struct Kept(Option<u64>);
 
+/// What is written for `forever`.
+const FOREVER: u64 = i64::MAX as u64;
+
 impl Kept {
     fn parse(text: &str) -> Result<Self, String> {
-        if matches!(text, "forever" | "0") {
-            return Ok(Self(None));
+        match text {
+            "0" => return Ok(Self(None)),
+            "forever" => return Ok(Self(Some(FOREVER))),
+            _ => {}
         }
         let years = text.strip_suffix('y').and_then(|years| years.parse::<u64>().ok());
         let ns = match years {
@@ -121,7 +127,7 @@ pub(crate) fn set_retention(body: &[u8], store: &Arc<dyn Store>) -> Result<Resul
     let before = table(store, "retention.set", &body.table)?.retention;
     let kept = |given: Option<Kept>, before: Option<u64>| given.map_or(before, |kept| kept.0);
     let retention = Retention {
-        raw_ns: kept(body.raw, before.raw_ns),
+        raw_ns: kept(body.raw, before.raw_ns).filter(|ns| *ns != FOREVER),
         minute_ns: kept(body.minute, before.minute_ns),
         hour_ns: kept(body.hour, before.hour_ns),
         day_ns: kept(body.day, before.day_ns),
@@ -192,6 +198,9 @@ fn retention_json(table: &TableFigures) -> Map<String, Value> {
 
 /// Whole days where it can, else the largest unit that is exact.
 fn length_text(ns: u64) -> String {
+    if ns == FOREVER {
+        return "forever".to_owned();
+    }
     if ns.is_multiple_of(DAY_NS) {
         return format!("{}d", ns / DAY_NS);
     }
@@ -207,7 +216,7 @@ mod tests {
         let ns = |text: &str| Kept::parse(text).map(|kept| kept.0);
         assert_eq!(ns("30d"), Ok(Some(30 * DAY_NS)));
         assert_eq!(ns("5y"), Ok(Some(5 * 365 * DAY_NS)));
-        assert_eq!((ns("forever"), ns("0"), ns("0d")), (Ok(None), Ok(None), Ok(None)));
+        assert_eq!((ns("forever"), ns("0"), ns("0d")), (Ok(Some(FOREVER)), Ok(None), Ok(None)));
         for text in ["30", "y", "1mo", "-1d", "999999y", ""] {
             assert!(ns(text).is_err(), "{text}");
         }

@@ -18,6 +18,9 @@ use crate::request::Request;
 /// The record batches of an answer, computed one at a time as they are asked for. Asking may block.
 pub type Batches = Box<dyn Iterator<Item = Result<RecordBatch, Status>> + Send>;
 
+/// Lists of devices, sorted by id over all of them, read some at a time. Asking may block.
+pub type DevicePages = Box<dyn Iterator<Item = Result<Vec<DeviceInfo>, Error>> + Send>;
+
 /// A checked question over one moment of the data.
 pub struct Plan {
     /// The columns of its answer.
@@ -52,10 +55,7 @@ pub trait Store: Send + Sync + 'static {
     fn has_devices(&self, table: &str, scope: &DeviceScope) -> Result<bool, Error>;
 
     /// All devices, sorted by id.
-    ///
-    /// # Errors
-    /// When a file is damaged.
-    fn devices(&self) -> Result<Vec<DeviceInfo>, Error>;
+    fn devices(&self) -> DevicePages;
 
     /// Rows that came from too far in the future, of the devices that are `wanted`.
     ///

@@ -3,9 +3,10 @@
 //! Tests work on 64 rows at a time: a loop over a fixed array of values shifts comparison results into a word, which the
 //! compiler turns into vector code. Reference: `tests.rs` evaluates the same condition row by row.
 
-use tidewell_codec::{Bitmap, Column, Values};
+use tidewell_codec::{Bitmap, Column, Text, Values};
 use tidewell_engine::totals::bitmap_word;
 
+use super::narrow::NarrowView;
 use super::{Node, Operator, Predicate};
 
 /// One outcome per row, as bits: matched, failed, or, when neither bit is set, unknown. Bits past `rows` are zero.
@@ -37,10 +38,10 @@ impl Masks {
     }
 
     /// Turns "the comparison holds" in `matched` into three outcomes.
-    fn apply_validity(&mut self, validity: Option<&Bitmap>) {
+    fn apply_validity(&mut self, view: &View<'_>) {
         let rows = self.rows;
         for (index, (matched, failed)) in self.matched.iter_mut().zip(&mut self.failed).enumerate() {
-            let valid = valid_word(validity, index, rows);
+            let valid = view.valid_word(index, rows);
             *failed = !*matched & valid;
             *matched &= valid;
         }
@@ -59,6 +60,52 @@ pub(crate) fn valid_word(validity: Option<&Bitmap>, index: usize, rows: usize) -
     }
 }
 
+/// Columns that a condition is evaluated over.
+pub(super) trait Columns {
+    /// The column in `slot`.
+    fn view(&self, slot: usize) -> View<'_>;
+}
+
+/// One column: its values from the first row on that counts.
+pub(super) struct View<'a> {
+    pub operand: Operand<'a>,
+    pub validity: Option<&'a Bitmap>,
+    /// Where the first row is in `validity`, in words.
+    pub first_word: usize,
+}
+
+impl View<'_> {
+    fn valid_word(&self, index: usize, rows: usize) -> u64 {
+        let inside = valid_word(None, index, rows);
+        self.validity.map_or(inside, |bits| bitmap_word(bits, self.first_word + index) & inside)
+    }
+}
+
+/// Values that a test reads.
+pub(super) enum Operand<'a> {
+    F64(&'a [f64]),
+    I64(&'a [i64]),
+    /// From the word on that [`View::first_word`] says.
+    Bool(&'a Bitmap),
+    /// Text from this row on.
+    Text(&'a Text, usize),
+    /// Numbers that stand for values.
+    Narrow(NarrowView<'a>),
+}
+
+impl Columns for [Column] {
+    fn view(&self, slot: usize) -> View<'_> {
+        let column = &self[slot];
+        let operand = match &column.values {
+            Values::F64(values) => Operand::F64(values),
+            Values::I64(values) => Operand::I64(values),
+            Values::Bool(bits) => Operand::Bool(bits),
+            Values::Utf8(text) => Operand::Text(text, 0),
+        };
+        View { operand, validity: column.validity.as_ref(), first_word: 0 }
+    }
+}
+
 impl Predicate {
     /// Evaluates the condition over `columns` of `rows` rows each.
     pub fn evaluate(&self, columns: &[Column], rows: usize, masks: &mut Masks, scratch: &mut Scratch) {
@@ -67,7 +114,13 @@ impl Predicate {
 }
 
 impl Node {
-    fn evaluate(&self, columns: &[Column], rows: usize, masks: &mut Masks, scratch: &mut Scratch) {
+    pub(super) fn evaluate<C: Columns + ?Sized>(
+        &self,
+        columns: &C,
+        rows: usize,
+        masks: &mut Masks,
+        scratch: &mut Scratch,
+    ) {
         match self {
             Self::And(nodes) => {
                 nodes[0].evaluate(columns, rows, masks, scratch);
@@ -98,9 +151,9 @@ impl Node {
             }
             Self::IsNull { slot } => {
                 masks.reset(rows);
-                let validity = columns[*slot].validity.as_ref();
+                let view = columns.view(*slot);
                 for (index, (matched, failed)) in masks.matched.iter_mut().zip(&mut masks.failed).enumerate() {
-                    *failed = valid_word(validity, index, rows);
+                    *failed = view.valid_word(index, rows);
                     *matched = valid_word(None, index, rows) & !*failed;
                 }
             }
@@ -112,43 +165,44 @@ impl Node {
             | Self::Bool { slot, .. }
             | Self::Text { slot, .. }
             | Self::TextIn { slot, .. } => {
-                let column = &columns[*slot];
-                debug_assert_eq!(column.len(), rows, "a column is as long as the times");
+                let view = columns.view(*slot);
                 masks.reset(rows);
-                self.compare(&column.values, &mut masks.matched);
-                masks.apply_validity(column.validity.as_ref());
+                self.compare(&view, rows, &mut masks.matched);
+                masks.apply_validity(&view);
             }
         }
     }
 
     /// Sets the bit of each row whose value passes this test; null slots may be set or not.
-    fn compare(&self, values: &Values, out: &mut [u64]) {
-        match (self, values) {
+    fn compare(&self, view: &View<'_>, rows: usize, out: &mut [u64]) {
+        match (self, &view.operand) {
             (Self::Never { .. }, _) => {}
-            (Self::F64 { operator, value, .. }, Values::F64(values)) => compare_f64(values, *operator, *value, out),
-            (Self::F64In { values: list, .. }, Values::F64(values)) => fill(values, out, |v| contains_f64(list, v)),
-            (Self::I64 { low, high, inside: true, .. }, Values::I64(values)) => match (*low, *high) {
+            (Self::F64 { operator, value, .. }, Operand::F64(values)) => compare_f64(values, *operator, *value, out),
+            (Self::F64In { values: list, .. }, Operand::F64(values)) => fill(values, out, |v| contains_f64(list, v)),
+            (Self::I64 { low, high, inside: true, .. }, Operand::I64(values)) => match (*low, *high) {
                 (low, high) if low == high => fill(values, out, |v| v == low),
                 (i64::MIN, high) => fill(values, out, |v| v <= high),
                 (low, i64::MAX) => fill(values, out, |v| v >= low),
                 (low, high) => fill(values, out, |v| v >= low && v <= high),
             },
-            (Self::I64 { low, high, inside: false, .. }, Values::I64(values)) => {
+            (Self::I64 { low, high, inside: false, .. }, Operand::I64(values)) => {
                 fill(values, out, |v| v < *low || v > *high);
             }
-            (Self::I64In { values: list, .. }, Values::I64(values)) => {
+            (Self::I64In { values: list, .. }, Operand::I64(values)) => {
                 fill(values, out, |v| list.binary_search(&v).is_ok());
             }
-            (Self::Bool { value, .. }, Values::Bool(bits)) => {
+            (_, Operand::Narrow(numbers)) => numbers.compare(self, out),
+            (Self::Bool { value, .. }, Operand::Bool(bits)) => {
                 let flip = if *value { 0 } else { u64::MAX };
-                out.iter_mut().enumerate().for_each(|(index, word)| *word = bitmap_word(bits, index) ^ flip);
+                let words = out.iter_mut().enumerate();
+                words.for_each(|(index, word)| *word = bitmap_word(bits, view.first_word + index) ^ flip);
             }
-            (Self::Text { operator, value, .. }, Values::Utf8(text)) => {
+            (Self::Text { operator, value, .. }, Operand::Text(text, first)) => {
                 let value = value.as_bytes();
-                fill_by_row(text.len(), out, |row| operator.holds(text.get_bytes(row), value));
+                fill_by_row(rows, out, |row| operator.holds(text.get_bytes(first + row), value));
             }
-            (Self::TextIn { values: list, .. }, Values::Utf8(text)) => fill_by_row(text.len(), out, |row| {
-                let value = text.get_bytes(row);
+            (Self::TextIn { values: list, .. }, Operand::Text(text, first)) => fill_by_row(rows, out, |row| {
+                let value = text.get_bytes(first + row);
                 list.binary_search_by(|probe| probe.as_bytes().cmp(value)).is_ok()
             }),
             _ => unreachable!("the condition was checked against the table's types"),
@@ -157,9 +211,9 @@ impl Node {
 }
 
 /// Evaluates `node` and merges its outcome into `masks`; `merge` maps two (matched, failed) pairs to one.
-fn combine(
+fn combine<C: Columns + ?Sized>(
     node: &Node,
-    columns: &[Column],
+    columns: &C,
     masks: &mut Masks,
     scratch: &mut Scratch,
     merge: impl Fn((u64, u64), (u64, u64)) -> (u64, u64),

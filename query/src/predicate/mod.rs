@@ -4,6 +4,7 @@
 //! - [`parse`]: the grammar, into [`parse::Expression`]
 //! - [`check`]: names and types against a table, into [`Predicate`]
 //! - [`evaluate`]: columns in, a bit per row out
+//! - [`narrow`]: tests on numbers that stand for values
 //! - [`prune`]: what zone maps alone tell
 //!
 //! A condition has three outcomes. A row *matches*, *fails*, or is *unknown* because a null decides. A comparison with a
@@ -12,6 +13,7 @@
 
 mod check;
 mod evaluate;
+mod narrow;
 mod parse;
 mod prune;
 mod token;

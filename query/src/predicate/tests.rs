@@ -1,7 +1,10 @@
 //! Owns tests of conditions: what is refused and where, and that vector code, zone maps and a walk over rows agree.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
-use tidewell_engine::{Column, FieldDef, FieldType, TableSchema};
+use tidewell_codec::{Tier, decode_narrow, encode_column};
+use tidewell_engine::{Column, FieldDef, FieldType, NarrowRows, TableSchema};
 
 use super::*;
 use crate::kernels::Cell;
@@ -47,7 +50,31 @@ fn outcomes(text: &str, rows: &[[Cell; 5]]) -> Vec<Option<bool>> {
         .collect();
     let counted = outcomes.iter().filter(|o| **o == Some(true)).count();
     assert_eq!(masks.match_count(), counted, "bits past the last row are zero");
+    for range in [0..rows.len(), rows.len() / 3..rows.len() - rows.len() / 4, rows.len() / 2..rows.len() / 2] {
+        check_narrow(&predicate, &columns, range, &outcomes);
+    }
     outcomes
+}
+
+/// A condition over columns in narrow form has the same outcomes.
+fn check_narrow(predicate: &Predicate, columns: &[Column], range: std::ops::Range<usize>, expected: &[Option<bool>]) {
+    for tier in [Tier::Plain, Tier::Hot] {
+        let narrow = columns.iter().map(|column| {
+            let mut chunk = Vec::new();
+            encode_column(column, 0..column.len(), tier, &mut chunk);
+            Some(Arc::new(decode_narrow(&chunk, column.field_type(), column.len()).unwrap()))
+        });
+        let rows = NarrowRows { range: range.clone(), times: None, columns: narrow.collect() };
+        let (mut masks, mut scratch) = (Masks::default(), Scratch::default());
+        let first = predicate.evaluate_narrow(&rows, &mut masks, &mut scratch);
+        assert!(first <= range.start && range.start - first < 64);
+        let bit = |words: &[u64], row: usize| words[row / 64] >> (row % 64) & 1 == 1;
+        for row in 0..masks.matched.len() * 64 {
+            let found = (bit(&masks.matched, row), bit(&masks.failed, row));
+            let outcome = expected.get(first + row).copied().flatten().filter(|_| range.contains(&(first + row)));
+            assert_eq!(found, (outcome == Some(true), outcome == Some(false)), "row {row} of {range:?}, {tier:?}");
+        }
+    }
 }
 
 fn column(rows: &[[Cell; 5]], field: usize) -> Column {

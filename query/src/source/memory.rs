@@ -8,7 +8,7 @@ use tidewell_engine::{
     Column, Error, FieldDef, FieldStats, FieldType, Rows, Scalar, Step, StepField, StepRows, StepSums, TableSchema,
 };
 
-use super::{Part, Source, Steps, Stretch, Stretches, Table};
+use super::{Newest, Part, Source, Steps, Stretch, Stretches, Table};
 use crate::kernels::scalar::summarise;
 use crate::kernels::{Cell, Sum, Summary};
 
@@ -97,6 +97,7 @@ impl Source for MemorySource {
 impl Table for Arc<MemoryTable> {
     type Part = MemoryPart;
     type Steps = MemorySteps;
+    type Newest = std::vec::IntoIter<MemoryPart>;
 
     fn schema(&self) -> &Arc<TableSchema> {
         &self.schema
@@ -108,6 +109,12 @@ impl Table for Arc<MemoryTable> {
 
     fn scan(&self, device: &str, start: i64, end: i64, fields: &[usize]) -> Result<Vec<MemoryPart>, Error> {
         Ok(self.parts(self.rows(device), start, end, fields))
+    }
+
+    fn scan_back(&self, device: &Arc<str>, end: i64, fields: &Arc<[usize]>) -> Self::Newest {
+        let mut parts = self.parts(self.rows(device), i64::MIN, end, fields);
+        parts.reverse();
+        parts.into_iter()
     }
 
     fn scan_steps(
@@ -126,7 +133,7 @@ impl Table for Arc<MemoryTable> {
         let mut at = done;
         while at < all.len() && all[at].0 < end {
             let stored = |step: Step| {
-                let from = step.start_of(all[at].0);
+                let from = step.start_of(step.number(all[at].0));
                 let is_stored = self.steps > 0 && from.div_euclid(step.width_ns()) % self.steps != 0;
                 is_stored && all[done..at].iter().all(|(t, _)| *t < from) && usable(step, from)
             };
@@ -134,7 +141,7 @@ impl Table for Arc<MemoryTable> {
                 at += 1;
                 continue;
             };
-            let from = step.start_of(all[at].0);
+            let from = step.start_of(step.number(all[at].0));
             let after = all.partition_point(|(t, _)| *t < from + step.width_ns());
             out.extend(self.parts(&all[done..at], start, end, fields).into_iter().map(Stretch::Rows));
             let own = (from, all[at..after].to_vec());
@@ -190,6 +197,14 @@ impl MemoryTable {
     }
 }
 
+impl Newest for std::vec::IntoIter<MemoryPart> {
+    type Part = MemoryPart;
+
+    fn next_part(&mut self) -> Result<Option<MemoryPart>, Error> {
+        Ok(self.next())
+    }
+}
+
 /// Steps of one length, one after the other.
 pub(crate) struct MemorySteps {
     step: Step,
@@ -226,7 +241,7 @@ impl MemorySteps {
             };
             let mut summary = cells(rows);
             if let (Step::Day, Sum::F64(sum)) = (self.step, &mut summary.sum) {
-                let hours = rows.chunk_by(|a, b| Step::Hour.start_of(a.0) == Step::Hour.start_of(b.0));
+                let hours = rows.chunk_by(|a, b| Step::Hour.number(a.0) == Step::Hour.number(b.0));
                 *sum = hours.fold(0.0, |day, rows| match cells(rows).sum {
                     Sum::F64(hour) => day + hour,
                     Sum::I64(_) => panic!("doubles"),

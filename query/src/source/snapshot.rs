@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tidewell_engine::{Error, FieldStats, Rows, Snapshot, Step, StepPart, StepRows, TableSchema, TableView};
+use tidewell_engine::{
+    Error, FieldStats, NarrowRows, Rows, Snapshot, Step, StepPart, StepRows, TableSchema, TableView,
+};
 
-use super::{Part, Source, Steps, Stretch, Stretches, Table};
+use super::{Newest, Part, Source, Steps, Stretch, Stretches, Table};
 
 impl Source for Snapshot {
     type Table = TableView;
@@ -26,6 +28,7 @@ impl Source for Snapshot {
 impl Table for TableView {
     type Part = tidewell_engine::Part;
     type Steps = StepPart;
+    type Newest = tidewell_engine::Newest;
 
     fn schema(&self) -> &Arc<TableSchema> {
         self.schema()
@@ -37,6 +40,10 @@ impl Table for TableView {
 
     fn scan(&self, device: &str, start: i64, end: i64, fields: &[usize]) -> Result<Vec<Self::Part>, Error> {
         self.scan(device, start, end, fields)
+    }
+
+    fn scan_back(&self, device: &Arc<str>, end: i64, fields: &Arc<[usize]>) -> Self::Newest {
+        self.scan_back(device, end, fields)
     }
 
     fn scan_steps(
@@ -72,6 +79,22 @@ impl Part for tidewell_engine::Part {
 
     fn load_fields(&self, which: &[usize], rows: &mut Rows) -> Result<(), Error> {
         self.load_fields(which, rows)
+    }
+
+    fn narrow(&self, which: &[usize], rows: &mut NarrowRows) -> Result<bool, Error> {
+        self.narrow(which, rows)
+    }
+
+    fn narrow_times(&self, rows: &mut NarrowRows) -> Result<(), Error> {
+        self.narrow_times(rows)
+    }
+}
+
+impl Newest for tidewell_engine::Newest {
+    type Part = tidewell_engine::Part;
+
+    fn next_part(&mut self) -> Result<Option<Self::Part>, Error> {
+        self.next_part()
     }
 }
 

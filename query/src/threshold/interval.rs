@@ -2,12 +2,13 @@
 
 use std::ops::Range;
 
-use tidewell_codec::Column;
-use tidewell_engine::{FieldType, Rows};
+use tidewell_codec::{Bitmap, Column, Values};
+use tidewell_engine::{FieldType, NarrowRows, Rows};
 
+use super::ThresholdSpace;
 use crate::error::QueryError;
 use crate::kernels::{Accumulator, Needs, Summary};
-use crate::predicate::{Masks, Predicate, Scratch};
+use crate::predicate::{Masks, Predicate};
 use crate::source::Part;
 
 /// Which runs of matching rows are intervals.
@@ -62,11 +63,10 @@ impl IntervalFinder {
         &mut self,
         part: &P,
         condition: &Predicate,
-        rows: &mut Rows,
-        masks: &mut Masks,
-        scratch: &mut Scratch,
+        space: &mut ThresholdSpace,
         mut emit: impl FnMut(Interval, &[Summary]),
     ) -> Result<(), QueryError> {
+        let ThresholdSpace { rows, narrow, masks, scratch } = space;
         let verdict = condition.verdict(|slot| part.stats(slot));
         if !verdict.can_match {
             if self.open.is_none() || !verdict.can_fail {
@@ -77,10 +77,56 @@ impl IntervalFinder {
                 return Ok(());
             }
         }
-        part.load_fields(condition.slots(), rows)?;
-        condition.evaluate(&rows.columns, rows.times.len(), masks, scratch);
+        if part.narrow(condition.slots(), narrow)? {
+            let first = condition.evaluate_narrow(narrow, masks, scratch);
+            if masks.matched.iter().any(|word| *word != 0) {
+                part.narrow_times(narrow)?;
+                self.widen(narrow, first, masks, rows);
+            }
+        } else {
+            part.load_fields(condition.slots(), rows)?;
+            condition.evaluate(&rows.columns, rows.times.len(), masks, scratch);
+        }
         self.add_rows(&rows.times, &rows.columns, masks, &mut emit);
         Ok(())
+    }
+
+    /// Puts what intervals look at into `rows`: times and measured values where rows match. Row 0 is `first` of the block;
+    /// what lies between is left over from earlier use and never read.
+    fn widen(&self, narrow: &NarrowRows, first: usize, masks: &Masks, rows: &mut Rows) {
+        let words = || {
+            let matched = masks.matched.iter().enumerate().filter(|(_, word)| **word != 0);
+            matched.map(|(index, _)| index * 64..masks.rows.min(index * 64 + 64))
+        };
+        rows.times.resize(masks.rows, 0);
+        if let Some(times) = &narrow.times {
+            words().for_each(|range| times.write(first + range.start, &mut rows.times[range]));
+        }
+        for &(slot, _) in &self.measures {
+            let Some(column) = narrow.columns.get(slot).and_then(Option::as_deref) else { continue };
+            if rows.columns.len() <= slot {
+                rows.columns.resize(slot + 1, Column::new(FieldType::F64));
+            }
+            let out = &mut rows.columns[slot];
+            let validity = column.validity().map(|validity| {
+                let mut own = Bitmap::with_capacity(masks.rows);
+                own.extend_from(validity, first..first + masks.rows);
+                own
+            });
+            let block = |range: &Range<usize>| first + range.start..first + range.end;
+            let mut written = Some(());
+            if column.is_f64() {
+                let Values::F64(values) = wide(out, FieldType::F64) else { unreachable!("a column of doubles") };
+                values.resize(masks.rows, 0.0);
+                words().for_each(|range| written = written.and(column.write_f64(block(&range), &mut values[range])));
+            } else {
+                let Values::I64(values) = wide(out, FieldType::I64) else { unreachable!("a column of integers") };
+                values.resize(masks.rows, 0);
+                words().for_each(|range| written = written.and(column.write_i64(block(&range), &mut values[range])));
+            }
+            debug_assert!(written.is_some(), "measured fields are numbers");
+            out.validity = validity;
+        }
     }
 
     /// Ends the last interval.
@@ -151,6 +197,14 @@ impl IntervalFinder {
             emit(interval, &self.summaries);
         }
     }
+}
+
+/// The values of `column`, which gets that type.
+fn wide(column: &mut Column, field_type: FieldType) -> &mut Values {
+    if column.field_type() != field_type {
+        *column = Column::new(field_type);
+    }
+    &mut column.values
 }
 
 /// First set bit at or after `from`.

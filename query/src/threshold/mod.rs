@@ -8,7 +8,7 @@ pub(crate) use interval::{Interval, IntervalFinder, IntervalRule};
 
 use std::sync::Arc;
 
-use tidewell_engine::{FieldType, Rows};
+use tidewell_engine::{FieldType, NarrowRows, Rows};
 
 use crate::answer::AnswerSchema;
 use crate::error::QueryError;
@@ -24,9 +24,10 @@ pub(crate) const STATISTICS: [Aggregate; 3] = [Aggregate::Min, Aggregate::Max, A
 /// Memory that a thread reuses.
 #[derive(Default)]
 pub(crate) struct ThresholdSpace {
-    rows: Rows,
-    masks: Masks,
-    scratch: Scratch,
+    pub rows: Rows,
+    pub narrow: NarrowRows,
+    pub masks: Masks,
+    pub scratch: Scratch,
 }
 
 /// Intervals of devices.
@@ -95,8 +96,7 @@ impl<T: Table> Work for IntervalWork<T> {
         };
         match parts.next() {
             Some(part) => {
-                let ThresholdSpace { rows, masks, scratch } = space;
-                finder.add(&part, &self.condition, rows, masks, scratch, emit)?;
+                finder.add(&part, &self.condition, space, emit)?;
                 Ok(Step::More)
             }
             None => {
@@ -176,13 +176,12 @@ impl<T: Table> Work for DevicesWork<T> {
         space: &mut ThresholdSpace,
         out: &mut Builder,
     ) -> Result<Step, QueryError> {
-        let ThresholdSpace { rows, masks, scratch } = space;
         let matches = &mut cursor.matches;
         let mut take = |interval: Interval, _: &[Summary]| matches.add(interval.samples, interval.start, interval.end);
         if let Some(part) = cursor.parts.next() {
             match &mut cursor.finder {
-                Some(finder) => finder.add(&part, &self.condition, rows, masks, scratch, take)?,
-                None => self.count(&part, matches, rows, masks, scratch)?,
+                Some(finder) => finder.add(&part, &self.condition, space, take)?,
+                None => self.count(&part, matches, space)?,
             }
             return Ok(Step::More);
         }
@@ -200,14 +199,8 @@ impl<T: Table> Work for DevicesWork<T> {
 }
 
 impl<T: Table> DevicesWork<T> {
-    fn count(
-        &self,
-        part: &T::Part,
-        matches: &mut Matches,
-        rows: &mut Rows,
-        masks: &mut Masks,
-        scratch: &mut Scratch,
-    ) -> Result<(), QueryError> {
+    fn count(&self, part: &T::Part, matches: &mut Matches, space: &mut ThresholdSpace) -> Result<(), QueryError> {
+        let ThresholdSpace { rows, narrow, masks, scratch } = space;
         let verdict = self.condition.verdict(|slot| part.stats(slot));
         if !verdict.can_match {
             return Ok(());
@@ -219,13 +212,26 @@ impl<T: Table> DevicesWork<T> {
             matches.add(i64::from(stats.rows), first, last);
             return Ok(());
         }
-        part.load_fields(self.condition.slots(), rows)?;
-        self.condition.evaluate(&rows.columns, rows.times.len(), masks, scratch);
-        let first = interval::next_set(&masks.matched, 0);
-        if let Some(first) = first {
-            let last = interval::last_set(&masks.matched).expect("a first match has a last");
-            let count = i64::try_from(masks.match_count()).unwrap_or(i64::MAX);
-            matches.add(count, rows.times[first], rows.times[last]);
+        let narrowed = part.narrow(self.condition.slots(), narrow)?;
+        let offset = if narrowed {
+            self.condition.evaluate_narrow(narrow, masks, scratch)
+        } else {
+            part.load_fields(self.condition.slots(), rows)?;
+            self.condition.evaluate(&rows.columns, rows.times.len(), masks, scratch);
+            0
+        };
+        let (Some(first), Some(last)) = (interval::next_set(&masks.matched, 0), interval::last_set(&masks.matched))
+        else {
+            return Ok(());
+        };
+        let count = i64::try_from(masks.match_count()).unwrap_or(i64::MAX);
+        if narrowed {
+            part.narrow_times(narrow)?;
+        }
+        // Of the times only two are looked at.
+        match narrow.times.as_ref().filter(|_| narrowed) {
+            Some(times) => matches.add(count, times.get(offset + first), times.get(offset + last)),
+            None => matches.add(count, rows.times[first], rows.times[last]),
         }
         Ok(())
     }

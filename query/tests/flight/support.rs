@@ -15,8 +15,8 @@ use tidewell_engine::{
 };
 use tidewell_query::export::{column_array, device_array, rows_schema, time_array};
 use tidewell_query::flight::{
-    Authenticator, Batches, ClientError, ClientOptions, Credentials, DeviceScope, FlightLimits, FlightQueries, Plan,
-    Principal, QueryClient, Roles, Store, serve_flight, tls,
+    Authenticator, Batches, ClientError, ClientOptions, Credentials, DevicePages, DeviceScope, FlightLimits,
+    FlightQueries, Plan, Principal, QueryClient, Roles, Store, serve_flight, tls,
 };
 use tidewell_query::{CancelFlag, Request};
 use tokio::net::TcpListener;
@@ -261,14 +261,15 @@ impl Store for Script {
         Ok(table == "tiny" && scope.contains("truck_1"))
     }
 
-    fn devices(&self) -> Result<Vec<DeviceInfo>, Error> {
+    fn devices(&self) -> DevicePages {
         let device = |id: &str| DeviceInfo {
             id: id.into(),
             attributes: Arc::new([("fleet".to_owned(), "north".to_owned())].into()),
             first_seen_ns: Some(0),
             last_seen_ns: Some(1_500_000_000),
         };
-        Ok(vec![device("pump_1"), device("truck_1"), device("truck_2")])
+        // Two pages, the second of which the caller may have to wait for.
+        Box::new([Ok(vec![device("pump_1"), device("truck_1")]), Ok(vec![device("truck_2")])].into_iter())
     }
 
     fn quarantined(&self, _: &dyn Fn(&str) -> bool) -> Result<Vec<Quarantined>, Error> {

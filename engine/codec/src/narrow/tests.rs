@@ -24,7 +24,7 @@ fn check(column: &Column, tier: Tier) -> NarrowColumn {
             (Values::F64(a), Values::F64(b)) => {
                 assert!(a.iter().map(|v| v.to_bits()).eq(b.iter().map(|v| v.to_bits())), "{a:?} {b:?}");
                 let mut written = vec![0.0; rows];
-                narrow.write_f64(range.clone(), &mut written).unwrap();
+                narrow.write_f64(range.clone(), &mut written[range.clone()]).unwrap();
                 for row in range.filter(|row| plain.is_valid(*row)) {
                     let Values::F64(v) = &plain.values else { panic!("doubles") };
                     assert_eq!(written[row].to_bits(), v[row].to_bits());
@@ -33,7 +33,7 @@ fn check(column: &Column, tier: Tier) -> NarrowColumn {
             (Values::I64(a), Values::I64(b)) => {
                 assert_eq!(a, b);
                 let mut written = vec![0; rows];
-                narrow.write_i64(range.clone(), &mut written).unwrap();
+                narrow.write_i64(range.clone(), &mut written[range.clone()]).unwrap();
                 for row in range.filter(|row| plain.is_valid(*row)) {
                     let Values::I64(v) = &plain.values else { panic!("integers") };
                     assert_eq!(written[row], v[row]);
