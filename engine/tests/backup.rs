@@ -16,7 +16,7 @@ use tidewell_engine::{BackupView, Engine, EngineConfig};
 const TABLE: &str = "readings";
 
 fn open(storage: &Memory) -> Engine {
-    let config = EngineConfig { shards: Some(1), log_file_bytes: 1 << 20, ..EngineConfig::default() };
+    let config = EngineConfig { shards: Some(1), log_file_bytes: 8 << 10, ..EngineConfig::default() };
     Engine::open(Arc::new(storage.clone()), config, Arc::new(StoppedClock(1_000))).unwrap().0
 }
 
