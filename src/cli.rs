@@ -56,6 +56,14 @@ pub enum Command {
     /// Ask a node: rows, latest values, downsampled windows, threshold intervals
     #[command(subcommand)]
     Query(Box<crate::query::QueryCommand>),
+    /// Take rows of a device away
+    Delete(crate::erase::DeleteArgs),
+    /// For how long tables keep their rows and summaries
+    #[command(subcommand)]
+    Retention(crate::erase::RetentionCommand),
+    /// Tables: list, drop, rename
+    #[command(subcommand)]
+    Table(crate::erase::TableCommand),
     /// Rows too far in the future: list, release, drop
     #[command(subcommand)]
     Quarantine(crate::quarantine::QuarantineCommand),

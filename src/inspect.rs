@@ -1,5 +1,7 @@
 //! Owns `tidewell inspect` and `tidewell verify`: paths to the engine's offline readers, findings to text; does not repair.
 
+mod erasures;
+
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,6 +38,11 @@ pub enum InspectCommand {
         after_help = "PATH is a manifest file or a data directory.\nExample:\n  tidewell inspect manifest ./data"
     )]
     Manifest(InspectArgs),
+    /// Deletes that files still have rows of, and what retention cut off
+    #[command(
+        after_help = "PATH is a data directory. A delete is listed until no file has a row of it.\nExample:\n  tidewell inspect erasures ./data --device truck_1"
+    )]
+    Erasures(InspectArgs),
 }
 
 /// The file.
@@ -116,6 +123,7 @@ pub fn run(command: InspectCommand) -> Result<u8> {
         InspectCommand::Log(args) => log(&args, &mut out),
         InspectCommand::Segment(args) => segments(&args, &mut out),
         InspectCommand::Manifest(args) => manifest(&args, &mut out),
+        InspectCommand::Erasures(args) => erasures::run(&args, &mut out),
     };
     match code.and_then(|code| out.flush().map(|()| code).map_err(Into::into)) {
         // `| head` has enough.
@@ -246,7 +254,14 @@ fn segments(args: &InspectArgs, out: &mut impl Write) -> Result<u8> {
     let (names, detail) = match &place.file {
         Some(file) => (vec![file.clone()], true),
         None => (
-            place.storage.list("seg")?.into_iter().map(|name| format!("seg/{name}")).collect(),
+            // Summaries lie beside the segments that they tell of.
+            place
+                .storage
+                .list("seg")?
+                .into_iter()
+                .map(|name| format!("seg/{name}"))
+                .filter(|name| name.ends_with(".seg"))
+                .collect(),
             args.blocks || args.device.is_some(),
         ),
     };

@@ -3,7 +3,7 @@
 //! - [`cli`]: commands and help; [`config`]: settings of a node; [`units`]: sizes and durations in words
 //! - [`serve`]: start order, stop order; [`admin`]: metrics and health over HTTP; [`telemetry`]: logs
 //! - [`load`], [`query`], [`cert`], [`inspect`]: the commands for data, questions, certificates, damage
-//! - [`quarantine`]: what an operator does about rows of a running node, by [`act`]ions
+//! - [`erase`], [`quarantine`]: what an operator does about rows of a running node, by [`act`]ions
 //! - [`backup`]: copies of all data to folders and buckets, and back
 //! - [`demo`], [`mod@bench`]: the whole loop to look at, and to measure
 //! - [`connect`], [`last_node`], [`output`], [`failure`]: which node, printed how, ended how
@@ -21,6 +21,7 @@ pub mod cli;
 pub mod config;
 pub mod connect;
 pub mod demo;
+pub mod erase;
 pub mod failure;
 pub mod inspect;
 pub mod last_node;
@@ -57,6 +58,9 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Backup(args) => runtime()?.block_on(backup::run(args)),
         Command::Restore(args) => runtime()?.block_on(backup::run_restore(args)),
         Command::Load(args) => runtime()?.block_on(load::run(*args)),
+        Command::Delete(args) => runtime()?.block_on(erase::delete(args)),
+        Command::Retention(command) => runtime()?.block_on(erase::retention(command)),
+        Command::Table(command) => runtime()?.block_on(erase::table(command)),
         Command::Quarantine(command) => runtime()?.block_on(quarantine::run(command)),
         Command::Query(command) => runtime()?.block_on(query::run(*command)),
         Command::Bench(command) => runtime()?.block_on(bench::run(command)),

@@ -156,7 +156,7 @@ pub fn now_ns() -> i64 {
 }
 
 /// `now`, `now-15m`, a date, or what requests take: RFC 3339 or nanoseconds.
-fn time(text: &str, flag: &str, now_ns: i64) -> Result<Value> {
+pub(crate) fn time(text: &str, flag: &str, now_ns: i64) -> Result<Value> {
     let bad = |found: &str| {
         usage(format!("flag {flag}: expected RFC 3339, a date, nanoseconds, now or now-15m, found `{found}`"))
     };

@@ -206,11 +206,12 @@ fn cache_samples(engine: &Engine) -> [Sample; 4] {
 
 fn shard_samples(engine: &Engine) -> Vec<Sample> {
     type Read = fn(&ShardFigures) -> u64;
-    const COUNTERS: [(&str, &str, Read); 13] = [
+    const COUNTERS: [(&str, &str, Read); 14] = [
         ("batches", "Batches applied", |s| s.batches),
         ("duplicate_batches", "Batches acknowledged again and not applied again", |s| s.duplicate_batches),
         ("refused_batches", "Batches refused", |s| s.refused_batches),
         ("rows", "Rows applied, replaced ones included", |s| s.rows),
+        ("rows_expired", "Rows older than what their table keeps: acknowledged, not stored", |s| s.rows_expired),
         ("quarantined_rows", "Rows too far in the future, set aside", |s| s.quarantined_rows),
         ("log_bytes", "Bytes written to device logs", |s| s.log_bytes),
         ("log_syncs", "Group commits of device logs", |s| s.log_syncs),

@@ -8,9 +8,12 @@ use super::masks::{applies, has_rows};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::limits::DEVICE_ID_BYTES_MAX;
-use crate::manifest::{Edit, Erasure};
+use crate::manifest::{Edit, Erasure, ManifestState};
 use crate::registry::Attributes;
-use crate::shard::{LiveSegment, ShardView};
+use crate::segment::{Segment, segment_name};
+use crate::shard::ShardView;
+use crate::storage::Storage;
+use crate::summary::{LiveSummary, summary_name};
 use crate::upkeep::flush::Flusher;
 
 /// Rows of one device that should go.
@@ -98,7 +101,7 @@ fn delete_in_shard(flusher: &mut Flusher, deletes: &[Delete], now_ns: i64) -> Re
             created_ns: now_ns,
         };
         // What no file has need not be remembered.
-        if is_pending_in(&erasure, &view) {
+        if is_pending(&erasure, &view) {
             edits.push(Edit::ErasureAdded(erasure));
         }
     }
@@ -108,19 +111,47 @@ fn delete_in_shard(flusher: &mut Flusher, deletes: &[Delete], now_ns: i64) -> Re
     Ok(edits.len())
 }
 
-/// Whether the segment still has rows of the erasure, or may have: an index that cannot be read is no proof.
-fn is_pending(erasure: &Erasure, live: &LiveSegment) -> bool {
-    applies(erasure, &live.meta) && has_rows(erasure, live).unwrap_or(true)
-}
-
-/// Whether the erasure still hides something: rows of segments, or steps whose rows are gone.
-fn is_pending_in(erasure: &Erasure, view: &ShardView) -> bool {
-    view.segments.values().flatten().any(|live| is_pending(erasure, live))
+/// Whether a file of the view still has rows of the erasure, or may have: an index that cannot be read is no proof.
+fn is_pending(erasure: &Erasure, view: &ShardView) -> bool {
+    view.segments
+        .values()
+        .flatten()
+        .any(|live| applies(erasure, &live.meta) && has_rows(erasure, &live.segment).unwrap_or(true))
         || view.kept.values().flatten().any(|live| live.has_steps(erasure).unwrap_or(true))
 }
 
-/// Numbers of erasures that no segment of the view needs any more. They are not needed by any later view either: what is
+/// Numbers of erasures that no file of the view needs any more. They are not needed by any later view either: what is
 /// flushed later came later, and a merge adds nothing to its inputs.
 pub(super) fn finished(view: &ShardView) -> Vec<u64> {
-    view.masks.erasures().filter(|erasure| !is_pending_in(erasure, view)).map(|erasure| erasure.number).collect()
+    view.masks.erasures().filter(|erasure| !is_pending(erasure, view)).map(|erasure| erasure.number).collect()
+}
+
+/// Each erasure with the files that still have rows of it; for offline inspection.
+///
+/// # Errors
+/// A damaged or missing file.
+pub fn pending_files(storage: &Arc<dyn Storage>, state: &ManifestState) -> Result<Vec<(Erasure, Vec<String>)>> {
+    let mut all: Vec<(Erasure, Vec<String>)> =
+        state.erasures.values().map(|erasure| (erasure.clone(), Vec::new())).collect();
+    for meta in state.segments.values() {
+        if !all.iter().any(|(erasure, _)| applies(erasure, meta)) {
+            continue;
+        }
+        let name = segment_name(meta.id);
+        let segment = Segment::open(&**storage, &name)?;
+        for (erasure, files) in all.iter_mut().filter(|(erasure, _)| applies(erasure, meta)) {
+            if has_rows(erasure, &segment)? {
+                files.push(name.clone());
+            }
+        }
+    }
+    for meta in state.summaries.values().filter(|meta| !state.segments.contains_key(&meta.segment)) {
+        let live = LiveSummary::open(storage, meta.clone())?;
+        for (erasure, files) in &mut all {
+            if live.has_steps(erasure)? {
+                files.push(summary_name(meta.id));
+            }
+        }
+    }
+    Ok(all)
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::manifest::{Erasure, ManifestState, SegmentMeta};
 use crate::scan::{Mask, Source};
-use crate::segment::DeviceBlocks;
+use crate::segment::{DeviceBlocks, Segment};
 use crate::shard::LiveSegment;
 use crate::summary::{Step, SummaryMeta};
 
@@ -69,7 +69,7 @@ impl Masks {
     pub fn has_work(&self, live: &LiveSegment, created_before_ns: i64) -> Result<bool> {
         let due = |erasure: &&Erasure| erasure.created_ns <= created_before_ns && applies(erasure, &live.meta);
         for erasure in self.erasures().filter(due) {
-            if has_rows(erasure, live)? {
+            if has_rows(erasure, &live.segment)? {
                 return Ok(true);
             }
         }
@@ -101,7 +101,7 @@ impl Masks {
         match self.devices.get(device) {
             None => Mask::default(),
             Some(erasures) => {
-                let older = erasures.iter().filter(|e| e.covers_table(&meta.table) && meta.seq_max < e.before_seq);
+                let older = erasures.iter().filter(|e| applies_to_kept(e, meta));
                 Mask::new(older.map(Erasure::span).collect())
             }
         }
@@ -159,9 +159,21 @@ pub(super) fn applies(erasure: &Erasure, meta: &SegmentMeta) -> bool {
         && erasure.covers_table(&meta.table)
 }
 
-/// Whether the segment has blocks of the device in the time of the erasure; says nothing of whether it applies.
-pub(super) fn has_rows(erasure: &Erasure, live: &LiveSegment) -> Result<bool> {
+/// The same of a summary that stands for a segment that is gone.
+pub(super) fn applies_to_kept(erasure: &Erasure, meta: &SummaryMeta) -> bool {
     let (first, last) = erasure.span();
-    let blocks = live.segment.find(&erasure.device)?;
+    // A step tells of more time than that between its rows.
+    let reach = meta.step.width_ns();
+    erasure.shard == meta.shard
+        && meta.seq_max < erasure.before_seq
+        && meta.time_min.saturating_sub(reach) <= last
+        && meta.time_max.saturating_add(reach) >= first
+        && erasure.covers_table(&meta.table)
+}
+
+/// Whether the segment has blocks of the device in the time of the erasure; says nothing of whether it applies.
+pub(super) fn has_rows(erasure: &Erasure, segment: &Arc<Segment>) -> Result<bool> {
+    let (first, last) = erasure.span();
+    let blocks = segment.find(&erasure.device)?;
     Ok(blocks.is_some_and(|blocks| !blocks.overlapping(first, last).is_empty()))
 }

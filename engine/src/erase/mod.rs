@@ -17,6 +17,6 @@ mod masks;
 mod retention;
 mod tables;
 
-pub use delete::Delete;
+pub use delete::{Delete, pending_files};
 pub use masks::Masks;
 pub use tables::TableFigures;

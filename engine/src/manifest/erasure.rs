@@ -40,9 +40,9 @@ impl Erasure {
 /// For how long a table keeps what. `None`: rows for ever, steps as long as the rows that they tell of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// Rows, in nanoseconds.
+    /// Rows, in nanoseconds; `None` is for ever.
     pub raw_ns: Option<u64>,
-    /// Summaries by minute.
+    /// Summaries by minute; `None` is as long as the rows, and so for the longer steps.
     pub minute_ns: Option<u64>,
     /// Summaries by hour.
     pub hour_ns: Option<u64>,

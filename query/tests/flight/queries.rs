@@ -43,7 +43,9 @@ pub struct Node {
 
 impl Node {
     pub fn open(storage: Memory) -> Self {
-        let config = EngineConfig { shards: Some(2), compaction: false, ..EngineConfig::default() };
+        // Rows of days come at the beginning of the first, and none of them counts as one from the future.
+        let max_future = Duration::from_secs(30 * 86_400);
+        let config = EngineConfig { shards: Some(2), compaction: false, max_future, ..EngineConfig::default() };
         let (engine, _) = Engine::open(Arc::new(storage.clone()), config, Arc::new(SystemClock)).unwrap();
         Self { storage, engine: Arc::new(engine), seq: 0 }
     }
