@@ -1,5 +1,5 @@
 //! Owns the proof that a view for a backup, taken at any moment, makes a data directory with every row acknowledged before.
-#![allow(missing_docs, reason = "a test target")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test target")]
 
 mod common;
 
@@ -43,7 +43,11 @@ fn restored(mut view: BackupView) -> Memory {
         write(&name, &bytes);
     }
     view.small.iter().for_each(|file| write(&file.name, &file.bytes));
-    view.take_logs(|file| Ok::<(), tidewell_engine::Error>(write(&file.name, &file.bytes))).unwrap();
+    let logs = view.take_logs(|file| {
+        write(&file.name, &file.bytes);
+        Ok::<(), tidewell_engine::Error>(())
+    });
+    logs.unwrap();
     let storage: Arc<dyn Storage> = Arc::new(memory.clone());
     let report = verify(&storage).unwrap();
     assert!(report.damage.is_empty(), "{:?}", report.damage);
