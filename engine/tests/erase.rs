@@ -228,7 +228,8 @@ impl World {
         // A file keeps the name that its table had when it was written.
         let table_of = |segment: &Segment| state.segments[&segment.id()].table.to_string();
         let mut found: BTreeMap<(String, String), u64> = BTreeMap::new();
-        for name in storage.list("seg").expect("memory lists").iter().filter(|name| name.ends_with(".seg")) {
+        let names = storage.list("seg").expect("memory lists");
+        for name in names.into_iter().filter(|name| name.ends_with(".seg")) {
             let segment = Segment::open(storage, &format!("seg/{name}")).expect("an undamaged segment");
             for entry in segment.devices() {
                 let entry = entry.expect("an undamaged index");
@@ -357,6 +358,39 @@ fn a_crash_within_a_delete_leaves_all_of_the_rows_or_none() {
         }
     }
     assert_eq!(outcomes.len(), 2);
+}
+
+#[test]
+fn deletes_hold_while_files_are_flushed_and_merged_in_the_background() {
+    let storage = Memory::new();
+    let config = EngineConfig { shards: Some(1), compaction: true, ..EngineConfig::default() };
+    let clock = SetClock::new() as Arc<dyn Clock>;
+    let (engine, _) = Engine::open(Arc::new(storage.clone()), config, clock).unwrap();
+    let mut world = World::default();
+    for round in 0..120 {
+        world.append(&engine, TABLES[0], &rows("truck_1", round * 10..round * 10 + 30));
+        world.append(&engine, TABLES[0], &rows("truck_2", round * 10..round * 10 + 30));
+        if round % 3 == 0 {
+            let delete = delete_of("truck_1", Some((round * 10 - 200, round * 10 + 15)));
+            engine.delete(std::slice::from_ref(&delete)).unwrap();
+            world.delete(&delete);
+        }
+        if round % 40 == 39 {
+            let (from, to) = (0, 1);
+            engine.rename_table(TABLES[from], TABLES[to]).unwrap();
+            world.rename(TABLES[from], TABLES[to]);
+            engine.rename_table(TABLES[to], TABLES[from]).unwrap();
+            world.rename(TABLES[to], TABLES[from]);
+        }
+        engine.flush().unwrap();
+        world.check(&engine);
+    }
+    let merges: u64 = engine.figures().iter().map(|shard| shard.compactions).sum();
+    assert!(merges > 0, "nothing was merged in the background");
+    engine.compact().unwrap();
+    world.check(&engine);
+    engine.close().unwrap();
+    world.check_files(&storage);
 }
 
 #[test]
