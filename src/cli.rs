@@ -74,6 +74,10 @@ pub enum Command {
     Inspect(crate::inspect::InspectCommand),
     /// Check every checksum and invariant of a stopped node's data directory; exit 1 on damage
     Verify(crate::inspect::VerifyArgs),
+    /// Back up a running node to a folder or a bucket; list and prune backups
+    Backup(crate::backup::BackupArgs),
+    /// Make a data directory out of a backup, every checksum checked
+    Restore(crate::backup::RestoreArgs),
     /// Measure a node: send or ask at full speed, then read back what was acknowledged
     #[command(subcommand)]
     Bench(crate::bench::BenchCommand),

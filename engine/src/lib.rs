@@ -17,10 +17,12 @@
 //! - [`summary`]: aggregates per step of the clock, beside the segments that merges write
 //! - [`totals`]: how numbers are added up, for whoever sums rows
 //! - [`storage`]: the only door to files; [`clock`]: the only clock
+//! - [`backup`]: all that makes the directory again as it was at one moment
 //! - [`verify`]: every checksum and invariant, offline
 //!
 //! It is *not* a server and *not* a query engine: see the `ingest` and `query` crates.
 
+pub mod backup;
 pub mod catalog;
 pub mod clock;
 pub mod config;
@@ -46,6 +48,7 @@ pub mod types;
 pub mod upkeep;
 pub mod verify;
 
+pub use backup::BackupView;
 pub use config::EngineConfig;
 pub use engine::{Engine, ShardFigures};
 pub use erase::{Delete, TableFigures};

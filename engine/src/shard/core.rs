@@ -7,7 +7,7 @@
 //! - after a failed write or sync nothing is taken any more: what the disk holds is unknown until the next open.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::RwLock;
 
@@ -58,7 +58,13 @@ pub struct ShardCore {
     /// The log before this is in segments, or in memtables that wait to become segments.
     sealed_until: LogPosition,
     poisoned: Option<String>,
+    /// While one of these lives no log file is given up, nor written again.
+    holds: Vec<Weak<LogHold>>,
 }
+
+/// Keeps a shard's log files as they are; they go on growing.
+#[derive(Debug)]
+pub struct LogHold;
 
 /// What one producer has to send again.
 #[derive(Default)]
@@ -127,6 +133,7 @@ impl ShardCore {
             log_bytes_at_seal: 0,
             sealed_until,
             poisoned: None,
+            holds: Vec::new(),
         }
     }
 
@@ -418,10 +425,22 @@ impl ShardCore {
 
     /// The log before `until` is in segments: its files can be used again.
     pub fn release(&mut self, until: LogPosition) {
+        self.holds.retain(|hold| hold.strong_count() > 0);
+        if !self.holds.is_empty() {
+            // The next flush gives them up.
+            return;
+        }
         if let Err(error) = self.log.release_before(until) {
             // The files stay until the next open; nothing is lost.
             tracing::warn!(shard = self.shard, %error, "cannot release log files");
         }
+    }
+
+    /// Where the durable log ends, and a hold on its files.
+    pub fn hold_log(&mut self) -> (LogPosition, Arc<LogHold>) {
+        let hold = Arc::new(LogHold);
+        self.holds.push(Arc::downgrade(&hold));
+        (self.log.end(), hold)
     }
 
     /// Marks the log as ended in good order. Call after the last commit.
