@@ -53,6 +53,8 @@ pub struct Health {
     pub ready: bool,
     /// No damage: false when a shard is poisoned.
     pub healthy: bool,
+    /// Something is damaged, and everything else is served.
+    pub degraded: bool,
     /// More, for people and tools.
     pub detail: serde_json::Map<String, serde_json::Value>,
 }
@@ -137,7 +139,12 @@ fn respond<B>(request: &Request<B>, facts: &dyn Facts) -> Response<Full<Bytes>> 
         },
         "/healthz" => {
             let health = facts.health();
-            state(health.healthy, if health.healthy { "ok" } else { "damaged" }, health)
+            let word = match (health.healthy, health.degraded) {
+                (false, _) => "damaged",
+                (true, true) => "degraded",
+                (true, false) => "ok",
+            };
+            state(health.healthy, word, health)
         }
         "/readyz" => {
             let health = facts.health();
@@ -255,7 +262,7 @@ mod tests {
         }
 
         fn health(&self) -> Health {
-            Health { ready: self.0, healthy: true, detail: serde_json::Map::new() }
+            Health { ready: self.0, healthy: true, degraded: !self.0, detail: serde_json::Map::new() }
         }
 
         fn summary(&self) -> Vec<(String, String)> {
@@ -286,7 +293,9 @@ mod tests {
         assert_eq!(text.matches("# TYPE tidewell_rows counter").count(), 1, "{text}");
         assert_eq!(ask("GET", "/readyz", true).await.0, StatusCode::OK);
         assert_eq!(ask("GET", "/readyz", false).await.0, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(ask("GET", "/healthz", false).await.0, StatusCode::OK);
+        let (status, text) = ask("GET", "/healthz", false).await;
+        assert!(status == StatusCode::OK && text.contains("degraded"), "{status} {text}");
+        assert!(ask("GET", "/healthz", true).await.1.contains("\"ok\""));
         assert!(ask("GET", "/", true).await.1.contains("Rows &lt;all&gt;"));
         assert_eq!(ask("GET", "/nope", true).await.0, StatusCode::NOT_FOUND);
         assert_eq!(ask("POST", "/metrics", true).await.0, StatusCode::METHOD_NOT_ALLOWED);

@@ -74,6 +74,8 @@ pub enum Command {
     Inspect(crate::inspect::InspectCommand),
     /// Check every checksum and invariant of a stopped node's data directory; exit 1 on damage
     Verify(crate::inspect::VerifyArgs),
+    /// Make a stopped node's damaged data directory serve again; names what is lost, deletes nothing
+    Repair(crate::repair::RepairArgs),
     /// Back up a running node to a folder or a bucket; list and prune backups
     Backup(crate::backup::BackupArgs),
     /// Make a data directory out of a backup, every checksum checked

@@ -30,6 +30,7 @@ pub mod memory;
 pub mod output;
 pub mod quarantine;
 pub mod query;
+pub mod repair;
 pub mod serve;
 pub mod telemetry;
 pub mod units;
@@ -51,6 +52,7 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Cert(command) => cert::run(command),
         Command::Inspect(command) => inspect::run(command),
         Command::Verify(args) => inspect::verify(&args),
+        Command::Repair(args) => repair::run(&args),
         Command::Watch(_) => Err(failure::usage(
             "watch: standing rules are not in this release; `tidewell query threshold` answers the same question over stored rows",
         )),

@@ -73,6 +73,9 @@ pub async fn run(command: QueryCommand) -> Result<u8> {
             break;
         }
     }
+    if let Some(damage) = answer.damage() {
+        tell_damage(damage);
+    }
     match printer.finish() {
         Ok(0) if format == Format::Table => {
             let _ = writeln!(std::io::stderr(), "no rows");
@@ -80,6 +83,32 @@ pub async fn run(command: QueryCommand) -> Result<u8> {
         }
         Ok(_) => Ok(EXIT_OK),
         Err(error) => closed_pipe(error),
+    }
+}
+
+/// Says on standard error what is missing in an answer.
+fn tell_damage(damage: &Value) {
+    const SHOWN_MAX: usize = 10;
+    let places = damage["places"].as_array().map_or(&[][..], Vec::as_slice);
+    let mut err = std::io::stderr().lock();
+    // Nobody may be listening.
+    let _ = writeln!(err, "warning: rows are missing in this answer, since files are damaged; see `tidewell verify`");
+    for place in places.iter().take(SHOWN_MAX) {
+        let text = |key: &str| place[key].as_str().unwrap_or("any device").to_owned();
+        let _ = writeln!(
+            err,
+            "warning: {} at offset {}: {}, {} to {}: {}",
+            text("path"),
+            place["offset"],
+            text("device"),
+            text("first"),
+            text("last"),
+            text("cause")
+        );
+    }
+    let more = places.len().saturating_sub(SHOWN_MAX) as u64 + damage["more"].as_u64().unwrap_or(0);
+    if more > 0 {
+        let _ = writeln!(err, "warning: and {more} more places");
     }
 }
 

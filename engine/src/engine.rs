@@ -10,16 +10,17 @@ use tidewell_codec::{Batch, shard_of};
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::EngineConfig;
+use crate::damage::DamageReport;
 use crate::erase::keeper::{Keeper, KeeperThread};
 use crate::error::{Error, Refusal, RefusalCode, Result};
-use crate::limits::{ATTRIBUTE_BYTES_MAX, COMPACTION_LEVEL_MAX, DEVICE_ATTRIBUTES_MAX, DEVICE_ID_BYTES_MAX};
+use crate::limits::{ATTRIBUTE_BYTES_MAX, DEVICE_ATTRIBUTES_MAX, DEVICE_ID_BYTES_MAX};
 use crate::manifest::{Edit, Manifest};
 use crate::quarantine;
 use crate::recovery::{self, RecoveryReport};
 use crate::registry::{Attributes, Registry};
 use crate::scan::BlockCache;
-use crate::shard::worker::ShardHandle;
-use crate::shard::{Append, ProducerHeads, ShardStats, SharedView};
+use crate::shard::running::Shard;
+use crate::shard::{Append, ShardFigures};
 use crate::snapshot::Snapshot;
 use crate::storage::Storage;
 use crate::types::{ProducerId, SeqNo};
@@ -45,87 +46,14 @@ pub struct Engine {
     pub(crate) releasing: Mutex<()>,
     stopping: Arc<AtomicBool>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// What was wrong with the logs when they were replayed.
+    log_damage: Vec<String>,
     /// Held until the engine goes.
     _lock: Box<dyn Send + Sync>,
 }
 
-/// What the engine keeps of a running shard.
-pub(crate) struct Shard {
-    pub(crate) handle: Mutex<ShardHandle>,
-    pub(crate) sender: crate::shard::worker::ShardSender,
-    pub(crate) view: Arc<SharedView>,
-    pub(crate) heads: Arc<RwLock<ProducerHeads>>,
-    pub(crate) stats: Arc<ShardStats>,
-}
-
-/// One shard's figures at one moment.
-#[derive(Clone, Debug, Default)]
-pub struct ShardFigures {
-    /// Batches applied since the node was opened.
-    pub batches: u64,
-    /// Batches acknowledged again, not applied again.
-    pub duplicate_batches: u64,
-    /// Batches refused.
-    pub refused_batches: u64,
-    /// Rows applied, replaced ones included.
-    pub rows: u64,
-    /// Rows older than what their table keeps: acknowledged, not stored.
-    pub rows_expired: u64,
-    /// Rows too far in the future, set aside since the node was opened.
-    pub quarantined_rows: u64,
-    /// Bytes written to the log.
-    pub log_bytes: u64,
-    /// Group commits.
-    pub log_syncs: u64,
-    /// Last group's write and sync, µs.
-    pub log_sync_last_us: u64,
-    /// Longest write and sync, µs.
-    pub log_sync_max_us: u64,
-    /// Bytes of the active memtable.
-    pub memtable_bytes: u64,
-    /// Sealed memtables that wait for the disk.
-    pub memtables_sealed: u64,
-    /// Memtables written as segments.
-    pub flushes: u64,
-    /// Segment bytes written by flushes.
-    pub flush_bytes: u64,
-    /// Merges done.
-    pub compactions: u64,
-    /// Segment bytes written by merges.
-    pub compaction_bytes: u64,
-    /// Rows written by merges.
-    pub compaction_rows: u64,
-    /// Segments that are left alone because a merge of them failed.
-    pub merges_failing: u64,
-    /// Live segments by level: flushed ones, then merged ones.
-    pub segments_by_level: [u64; SEGMENT_LEVELS],
-    /// Waits of the shard for a flush.
-    pub stalls: u64,
-    /// Batches in the queue.
-    pub queued: u64,
-    /// Producers remembered.
-    pub producers: u64,
-    /// Whether the disk has no room.
-    pub disk_full: bool,
-    /// Whether a write or sync has failed.
-    pub poisoned: bool,
-    /// Live segments.
-    pub segments: u64,
-    /// Their bytes.
-    pub segment_bytes: u64,
-    /// Their rows.
-    pub segment_rows: u64,
-}
-
-/// Levels that segments are counted by.
-pub const SEGMENT_LEVELS: usize = COMPACTION_LEVEL_MAX as usize + 1;
-
-impl ShardFigures {
-    /// How many bytes flushes and merges wrote for each byte that a flush wrote; `None` before the first flush.
-    pub fn write_amplification(&self) -> Option<f64> {
-        (self.flush_bytes > 0).then(|| (self.flush_bytes + self.compaction_bytes) as f64 / self.flush_bytes as f64)
-    }
-}
+/// Damaged places that a report names one by one.
+const DAMAGE_SHOWN_MAX: usize = 100;
 
 impl Engine {
     /// Opens the data directory behind `storage`, replays what segments do not cover, and starts the shards.
@@ -170,6 +98,7 @@ impl Engine {
             releasing: Mutex::new(()),
             stopping,
             clock,
+            log_damage: opened.report.log_damage(),
             _lock: lock,
         };
         Ok((engine, opened.report))
@@ -255,6 +184,7 @@ impl Engine {
             tables: self.catalog.load(),
             memory: Arc::clone(&self.config.memory),
             attributes: self.attributes.read().clone(),
+            skipped: None,
             cache: Arc::clone(&self.cache),
         }
     }
@@ -317,6 +247,24 @@ impl Engine {
         Ok(())
     }
 
+    /// What is known to be damaged, as far as anybody has looked.
+    pub fn damage(&self) -> DamageReport {
+        let mut report = DamageReport { log: self.log_damage.clone(), ..DamageReport::default() };
+        for shard in &self.shards {
+            let view = shard.view.load();
+            report.set_aside.extend(view.set_aside.iter().map(|aside| aside.place.clone()));
+            for live in view.segments.values().flatten() {
+                let known = live.segment.known_damage();
+                report.place_count += known.count();
+                if report.places.len() < DAMAGE_SHOWN_MAX {
+                    report.places.extend(known.places());
+                    report.places.truncate(DAMAGE_SHOWN_MAX);
+                }
+            }
+        }
+        report
+    }
+
     /// Blocks that stay decoded between queries.
     pub fn block_cache(&self) -> &Arc<BlockCache> {
         &self.cache
@@ -352,50 +300,5 @@ impl Drop for Engine {
             shard.handle.lock().stop();
         }
         self.merges.join();
-    }
-}
-
-impl Shard {
-    fn figures(&self) -> ShardFigures {
-        let view = self.view.load();
-        let segments = view.segments.values().flatten();
-        let (mut count, mut bytes, mut rows) = (0, 0, 0);
-        let mut by_level = [0; SEGMENT_LEVELS];
-        for segment in segments {
-            by_level[usize::from(segment.meta.level).min(SEGMENT_LEVELS - 1)] += 1;
-            count += 1;
-            bytes += segment.meta.bytes;
-            rows += segment.meta.rows;
-        }
-        let stats = &self.stats;
-        ShardFigures {
-            batches: stats.batches.get(),
-            duplicate_batches: stats.duplicate_batches.get(),
-            refused_batches: stats.refused_batches.get(),
-            rows: stats.rows.get(),
-            rows_expired: stats.rows_expired.get(),
-            quarantined_rows: stats.quarantined_rows.get(),
-            log_bytes: stats.log_bytes.get(),
-            log_syncs: stats.log_syncs.get(),
-            log_sync_last_us: stats.log_sync_last_us.get(),
-            log_sync_max_us: stats.log_sync_max_us.get(),
-            memtable_bytes: stats.memtable_bytes.get(),
-            memtables_sealed: view.sealed.len() as u64,
-            flushes: stats.flushes.get(),
-            flush_bytes: stats.flush_bytes.get(),
-            compactions: stats.compactions.get(),
-            compaction_bytes: stats.compaction_bytes.get(),
-            compaction_rows: stats.compaction_rows.get(),
-            merges_failing: stats.merges_failing.get(),
-            segments_by_level: by_level,
-            stalls: stats.stalls.get(),
-            queued: self.sender.queued() as u64,
-            producers: self.heads.read().len() as u64,
-            disk_full: stats.disk_full.get() != 0,
-            poisoned: stats.poisoned.get() != 0,
-            segments: count,
-            segment_bytes: bytes,
-            segment_rows: rows,
-        }
     }
 }

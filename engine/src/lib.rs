@@ -16,9 +16,10 @@
 //! - [`memory`]: the one limit on memory, and each holder's share
 //! - [`summary`]: aggregates per step of the clock, beside the segments that merges write
 //! - [`totals`]: how numbers are added up, for whoever sums rows
+//! - [`damage`]: what is known of places that cannot be read, and answers that went without them
 //! - [`storage`]: the only door to files; [`clock`]: the only clock
 //! - [`backup`]: all that makes the directory again as it was at one moment
-//! - [`verify`]: every checksum and invariant, offline
+//! - [`verify`]: every checksum and invariant, offline; [`repair`]: what to do about it
 //!
 //! It is *not* a server and *not* a query engine: see the `ingest` and `query` crates.
 
@@ -26,6 +27,7 @@ pub mod backup;
 pub mod catalog;
 pub mod clock;
 pub mod config;
+pub mod damage;
 pub mod device_log;
 pub mod engine;
 pub mod erase;
@@ -37,6 +39,7 @@ pub mod memtable;
 pub mod quarantine;
 pub mod recovery;
 pub mod registry;
+pub mod repair;
 pub mod scan;
 pub mod segment;
 pub mod shard;
@@ -50,14 +53,15 @@ pub mod verify;
 
 pub use backup::BackupView;
 pub use config::EngineConfig;
-pub use engine::{Engine, ShardFigures};
+pub use damage::{DamageReport, DamagedPlace, SetAside, Skipped};
+pub use engine::Engine;
 pub use erase::{Delete, TableFigures};
 pub use error::{Error, Refusal, RefusalCode, Result};
 pub use manifest::{Erasure, Retention};
 pub use recovery::RecoveryReport;
 pub use registry::{Attributes, Registry};
 pub use scan::{BlockCache, CacheFigures, NarrowRows, Part};
-pub use shard::{Append, AppendSink};
+pub use shard::{Append, AppendSink, SEGMENT_LEVELS, ShardFigures};
 pub use snapshot::{DeviceInfo, DevicePages, Newest, Snapshot, TableView};
 pub use summary::{Step, StepField, StepPart, StepRows, StepSums, Stretch};
 pub use types::*;

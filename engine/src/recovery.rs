@@ -4,20 +4,21 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use parking_lot::{Mutex, RwLock};
-use tidewell_codec::{Batch, BatchLimits, decode_batch};
+use tidewell_codec::{Batch, BatchLimits, decode_batch, peek_batch};
 
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::EngineConfig;
-use crate::device_log::{LogConfig, LogWriter, ReplayReport, replay};
-use crate::engine::Shard;
+use crate::damage::SetAside;
+use crate::device_log::{Damage, LogConfig, LogWriter, PAYLOAD_BYTES_MAX, RECORD_HEADER_BYTES, ReplayReport, replay};
 use crate::erase::Masks;
 use crate::error::{Error, Refusal, Result};
 use crate::limits::{FROZEN_MEMTABLES_MAX, SHARDS_MAX};
-use crate::manifest::{Edit, Manifest, orphans, read_heads};
+use crate::manifest::{Edit, Manifest, ManifestState, orphans, read_heads};
 use crate::quarantine;
 use crate::registry::Registry;
 use crate::shard::core::{Sealed, ShardCore, ShardParts};
+use crate::shard::running::Shard;
 use crate::shard::worker::ShardHandle;
 use crate::shard::{LiveSegment, ProducerHeads, ShardStats, SharedView};
 use crate::storage::Storage;
@@ -33,11 +34,14 @@ use crate::upkeep::{FileNumbers, Poke, Throttle};
 pub struct RecoveryReport {
     /// Live segments.
     pub segments: usize,
+    /// Segments that the manifest names and that cannot be opened.
+    pub set_aside: Vec<SetAside>,
     /// Files that no manifest lists, removed.
     pub orphans_removed: Vec<String>,
     /// Each shard's replay, in order of shard.
     pub logs: Vec<ReplayReport>,
-    /// Log records whose checksum holds but whose payload this program cannot read: path-like place and reason.
+    /// Heads files that cannot be read, and log records whose checksum holds but whose payload this program cannot
+    /// read: place and reason.
     pub unreadable: Vec<String>,
 }
 
@@ -47,9 +51,15 @@ impl RecoveryReport {
         self.logs.iter().map(|l| l.records).sum()
     }
 
+    /// What was wrong with the logs, a line each; without torn tails, which are no damage.
+    pub fn log_damage(&self) -> Vec<String> {
+        let damaged = self.logs.iter().flat_map(|log| &log.damaged).map(ToString::to_string);
+        damaged.chain(self.unreadable.iter().cloned()).collect()
+    }
+
     /// One line for each thing that an operator should know.
     pub fn findings(&self) -> Vec<String> {
-        let mut lines = Vec::new();
+        let mut lines: Vec<String> = self.set_aside.iter().map(|aside| aside.place.to_string()).collect();
         for log in &self.logs {
             lines.extend(log.cut.iter().map(ToString::to_string));
             lines.extend(log.damaged.iter().map(ToString::to_string));
@@ -97,76 +107,35 @@ pub(crate) fn open(
     let attributes = state.attributes.clone();
     let numbers = Arc::new(FileNumbers::new(state.next_segment_id, state.next_heads_id, state.next_erasure()));
     let manifest = Arc::new(Mutex::new(manifest));
-    let mut live: Vec<Vec<Arc<LiveSegment>>> = (0..state.shard_count).map(|_| Vec::new()).collect();
-    for meta in state.segments.values() {
-        let Some(list) = live.get_mut(meta.shard as usize) else {
-            return Err(Error::corruption(
-                format!("segment {}", meta.id),
-                0,
-                format!("a shard below {}", state.shard_count),
-                format!("shard {}", meta.shard),
-            ));
-        };
-        let summaries = open_listed(storage, state.summaries_of(meta.id), &mut report.unreadable);
-        list.push(open_live(storage, meta.clone())?.with_summaries(summaries));
-        report.segments += 1;
+    if let Some(meta) = state.segments.values().find(|meta| meta.shard >= state.shard_count) {
+        let expected = format!("a shard below {}", state.shard_count);
+        return Err(Error::corruption(format!("segment {}", meta.id), 0, expected, format!("shard {}", meta.shard)));
     }
+    let opening = Opening { storage, config: &config, catalog: &catalog, manifest: &manifest, state: &state, numbers };
+    // Shards share nothing but the manifest, so each has a thread of its own; their budgets of memory add up to one.
+    let opened: Vec<Result<OpenedShard>> = std::thread::scope(|scope| {
+        let opening = &opening;
+        let open = |shard| scope.spawn(move || opening.shard(shard, &**clock, stopping, poke));
+        let threads: Vec<_> = (0..state.shard_count).map(open).collect();
+        let joined = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
+        joined.map(|opened| opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    });
     let mut shards = Vec::new();
     let mut compactors = Vec::new();
     let throttle = Arc::new(Throttle::new(config.compaction_bytes_per_second));
-    for (shard, segments) in (0..state.shard_count).zip(live) {
-        // Rows to come are younger than every erasure, also when the segments that those were about are gone.
-        let erased = state.erasures.values().filter(|erasure| erasure.shard == shard).map(|erasure| erasure.before_seq);
-        let kept: Vec<&SummaryMeta> = state
-            .summaries
-            .values()
-            .filter(|meta| meta.shard == shard && !state.segments.contains_key(&meta.segment))
-            .collect();
-        // So must they be than what summaries tell of whose segments are gone.
-        let erased = erased.chain(kept.iter().map(|meta| meta.seq_max + 1));
-        let next_seq = segments.iter().map(|s| s.meta.seq_max + 1).chain(erased).max().unwrap_or(1);
-        let kept = open_listed(storage, kept.into_iter(), &mut report.unreadable);
-        let heads = match state.heads_files[shard as usize] {
-            Some(number) => read_heads(&**storage, shard, number)?.into_iter().collect(),
-            None => ProducerHeads::default(),
-        };
-        let parts = ShardParts {
-            storage: Arc::clone(storage),
-            config: Arc::clone(&config),
-            catalog: Arc::clone(&catalog),
-            view: Arc::new(SharedView::new(segments, Masks::new(&state, shard), Arc::clone(&config.memory))),
-            heads: Arc::new(RwLock::new(heads)),
-            stats: Arc::new(ShardStats::default()),
-        };
-        let mut flusher = Flusher {
-            shard,
-            storage: Arc::clone(storage),
-            catalog: Arc::clone(&catalog),
-            manifest: Arc::clone(&manifest),
-            numbers: Arc::clone(&numbers),
-            view: Arc::clone(&parts.view),
-            stats: Arc::clone(&parts.stats),
-            next_seq,
-            stopping: Arc::clone(stopping),
-            compactor: poke.clone(),
-        };
-        parts.view.replace_kept(&[], kept);
-        let from = released(&manifest, shard);
-        let replayed = replay_shard(shard, from, &parts, &mut flusher, &**clock, &mut report.unreadable)?;
-        let mut log = LogWriter::resume(
-            Arc::clone(storage),
-            shard,
-            replayed.end,
-            LogConfig { file_bytes: config.log_file_bytes, ..LogConfig::default() },
-        )?;
-        log.release_before(released(&manifest, shard))?;
+    for (shard, opened) in (0..).zip(opened) {
+        let OpenedShard { parts, log, flusher, replayed, findings } = opened?;
+        let view = parts.view.load();
+        report.segments += view.segments.values().map(Vec::len).sum::<usize>();
+        report.set_aside.extend(view.set_aside.iter().cloned());
         report.logs.push(replayed);
+        report.unreadable.extend(findings);
         compactors.push(Compactor {
             shard,
             storage: Arc::clone(storage),
             catalog: Arc::clone(&catalog),
             manifest: Arc::clone(&manifest),
-            numbers: Arc::clone(&numbers),
+            numbers: Arc::clone(&flusher.numbers),
             view: Arc::clone(&parts.view),
             stats: Arc::clone(&parts.stats),
             stopping: Arc::clone(stopping),
@@ -180,6 +149,131 @@ pub(crate) fn open(
         shards.push(Shard { sender: handle.sender(), handle: Mutex::new(handle), view, heads, stats });
     }
     Ok(Opened { config, catalog, manifest, attributes, shards, compactors, report })
+}
+
+/// What the shards have in common while they are opened.
+struct Opening<'a> {
+    storage: &'a Arc<dyn Storage>,
+    config: &'a Arc<EngineConfig>,
+    catalog: &'a Arc<Catalog>,
+    manifest: &'a Arc<Mutex<Manifest>>,
+    state: &'a ManifestState,
+    numbers: Arc<FileNumbers>,
+}
+
+/// A shard whose log was replayed and that does not run yet.
+struct OpenedShard {
+    parts: ShardParts,
+    log: LogWriter,
+    flusher: Flusher,
+    replayed: ReplayReport,
+    /// What could not be read of the heads file, and of records that are whole.
+    findings: Vec<String>,
+}
+
+impl Opening<'_> {
+    /// Opens the shard's segments, then replays what they do not cover.
+    fn shard(&self, shard: u32, clock: &dyn Clock, stopping: &Arc<AtomicBool>, poke: &Poke) -> Result<OpenedShard> {
+        let Self { storage, state, .. } = *self;
+        let mut findings = Vec::new();
+        let (segments, set_aside) = self.segments(shard, &mut findings)?;
+        // Rows to come are younger than all segments, also those that cannot be read, and than every erasure, also when
+        // the segments that it was about are gone.
+        let erased = state.erasures.values().filter(|erasure| erasure.shard == shard).map(|erasure| erasure.before_seq);
+        // So must they be than what summaries tell of whose segments are gone.
+        let without_rows = |meta: &&SummaryMeta| meta.shard == shard && !state.segments.contains_key(&meta.segment);
+        let kept: Vec<&SummaryMeta> = state.summaries.values().filter(without_rows).collect();
+        let erased = erased.chain(kept.iter().map(|meta| meta.seq_max + 1));
+        let kept = open_listed(storage, kept.iter().copied(), &mut findings);
+        let metas = state.segments.values().filter(|meta| meta.shard == shard);
+        let next_seq = metas.map(|meta| meta.seq_max + 1).chain(erased).max().unwrap_or(1);
+        let heads = self.heads(shard, &mut findings)?;
+        let view = SharedView::new(segments, set_aside, Masks::new(state, shard), Arc::clone(&self.config.memory));
+        let parts = ShardParts {
+            storage: Arc::clone(storage),
+            config: Arc::clone(self.config),
+            catalog: Arc::clone(self.catalog),
+            view: Arc::new(view),
+            heads: Arc::new(RwLock::new(heads)),
+            stats: Arc::new(ShardStats::default()),
+        };
+        let mut flusher = Flusher {
+            shard,
+            storage: Arc::clone(storage),
+            catalog: Arc::clone(self.catalog),
+            manifest: Arc::clone(self.manifest),
+            numbers: Arc::clone(&self.numbers),
+            view: Arc::clone(&parts.view),
+            stats: Arc::clone(&parts.stats),
+            next_seq,
+            stopping: Arc::clone(stopping),
+            compactor: poke.clone(),
+        };
+        parts.view.replace_kept(&[], kept);
+        let from = released(self.manifest, shard);
+        let mut replayed = replay_shard(shard, from, &parts, &mut flusher, clock, &mut findings)?;
+        for damage in &mut replayed.damaged {
+            damage.devices = devices_in(&**storage, damage);
+        }
+        let log_config = LogConfig { file_bytes: self.config.log_file_bytes, ..LogConfig::default() };
+        let mut log = LogWriter::resume(Arc::clone(storage), shard, replayed.end, log_config)?;
+        log.release_before(released(self.manifest, shard))?;
+        Ok(OpenedShard { parts, log, flusher, replayed, findings })
+    }
+
+    /// The shard's segments, and what is damaged at a place without which a segment cannot be opened.
+    fn segments(&self, shard: u32, findings: &mut Vec<String>) -> Result<(Vec<Arc<LiveSegment>>, Vec<SetAside>)> {
+        let (mut segments, mut set_aside) = (Vec::new(), Vec::new());
+        for meta in self.state.segments.values().filter(|meta| meta.shard == shard) {
+            match open_live(self.storage, meta.clone()) {
+                Ok(segment) => {
+                    let summaries = open_listed(self.storage, self.state.summaries_of(meta.id), findings);
+                    segments.push(segment.with_summaries(summaries));
+                }
+                Err(error) => {
+                    let aside = SetAside::new(meta.clone(), error)?;
+                    tracing::error!(damage = %aside.place, "a segment cannot be opened; the rest is served without it");
+                    set_aside.push(aside);
+                }
+            }
+        }
+        Ok((segments, set_aside))
+    }
+
+    fn heads(&self, shard: u32, findings: &mut Vec<String>) -> Result<ProducerHeads> {
+        let Some(number) = self.state.heads_files[shard as usize] else { return Ok(ProducerHeads::default()) };
+        match read_heads(&**self.storage, shard, number) {
+            Ok(heads) => Ok(heads.into_iter().collect()),
+            Err(error) if is_damage(&error) => {
+                findings.push(format!("{error}; what producers of shard {shard} send again may be applied again"));
+                Ok(ProducerHeads::default())
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Whether a file is damaged or gone, which does not keep the rest from being served.
+fn is_damage(error: &Error) -> bool {
+    match error {
+        Error::Corruption { .. } => true,
+        Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+        _ => false,
+    }
+}
+
+/// The devices of a lost batch, as far as its damaged bytes still tell them.
+pub(crate) fn devices_in(storage: &dyn Storage, damage: &Damage) -> Vec<String> {
+    let header = RECORD_HEADER_BYTES as u64;
+    if damage.batch.is_none() || damage.len <= header || damage.len > PAYLOAD_BYTES_MAX as u64 {
+        return Vec::new();
+    }
+    let mut payload = vec![0; (damage.len - header) as usize];
+    let read = storage.open(&damage.path).and_then(|file| file.read_at(damage.offset + header, &mut payload));
+    match read.map(|read| peek_batch(&payload[..read], &BatchLimits::default())) {
+        Ok(Ok(head)) => head.devices.iter().map(|(id, _)| id.to_owned()).collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// What segments cover of a shard's log.

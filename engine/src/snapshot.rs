@@ -7,13 +7,14 @@ use std::cmp::Reverse;
 use std::sync::{Arc, OnceLock};
 
 use crate::catalog::{self, Tables};
+use crate::damage::{DamagedPlace, SetAside, Skipped, cause_of};
 use crate::erase::Masks;
 use crate::error::Result;
 use crate::memory::{Class, Held, MemoryBudget};
 use crate::memtable::{Mark, Memtable};
 use crate::quarantine;
 use crate::registry::{Attributes, Registry};
-use crate::scan::{BlockCache, Part, Source, plan, sort_unique};
+use crate::scan::{BlockCache, Part, Source, Without, plan, sort_unique};
 use crate::shard::{LiveSegment, ShardView};
 use crate::summary::plan::{StepQuestion, StepSource, plan_steps};
 use crate::summary::{LiveSummary, Step, Stretch};
@@ -38,6 +39,8 @@ pub struct Snapshot {
     pub(crate) tables: Arc<Tables>,
     pub(crate) memory: Arc<MemoryBudget>,
     pub(crate) attributes: Registry,
+    /// Where readers note what they go without; `None` makes damage an error.
+    pub(crate) skipped: Option<Arc<Skipped>>,
     pub(crate) cache: Arc<BlockCache>,
 }
 
@@ -47,12 +50,19 @@ impl Snapshot {
         catalog::sorted(&self.tables).into_iter().filter(|table| quarantine::table_of(&table.name).is_none()).collect()
     }
 
+    /// The same moment for readers that go without what is damaged: it is noted in `skipped` instead of being an error.
+    #[must_use]
+    pub fn going_without(mut self, skipped: Arc<Skipped>) -> Self {
+        self.skipped = Some(skipped);
+        self
+    }
+
     /// One table's rows at this moment.
     pub fn table(&self, name: &str) -> Option<TableView> {
         let schema = Arc::clone(self.tables.get(name)?);
         let shards = self.shards.iter().map(|view| ShardTable::new(view, &schema.name)).collect();
-        let (memory, cache) = (Arc::clone(&self.memory), Arc::clone(&self.cache));
-        Some(TableView { schema, memory, shards: Arc::new(shards), cache })
+        let (memory, cache, skipped) = (Arc::clone(&self.memory), Arc::clone(&self.cache), self.skipped.clone());
+        Some(TableView { schema, memory, shards: Arc::new(shards), cache, skipped })
     }
 
     /// Attributes of `device`, if it has any.
@@ -84,12 +94,15 @@ pub struct TableView {
     schema: Arc<TableSchema>,
     memory: Arc<MemoryBudget>,
     shards: Arc<Vec<ShardTable>>,
+    /// Where to note what is damaged; `None` makes it an error.
+    skipped: Option<Arc<Skipped>>,
     cache: Arc<BlockCache>,
 }
 
 /// One shard's part of a table, in log order: segments, then memtables.
 struct ShardTable {
     segments: Vec<Arc<LiveSegment>>,
+    set_aside: Vec<SetAside>,
     /// Summaries of segments that are gone; older than every segment.
     kept: Vec<Arc<LiveSummary>>,
     memtables: Vec<(Arc<Memtable>, Mark)>,
@@ -105,6 +118,7 @@ impl ShardTable {
         let memtables = view.sealed.iter().chain([&view.active]);
         Self {
             segments: view.segments.get(table).cloned().unwrap_or_default(),
+            set_aside: view.set_aside.iter().filter(|aside| &*aside.meta.table == table).cloned().collect(),
             kept: match view.masks.kept_steps(table) {
                 [] => Vec::new(),
                 steps => {
@@ -203,11 +217,14 @@ impl TableView {
     /// Each device of each source, with its receive times; a device may come several times.
     pub(crate) fn visit_devices(&self, visit: &mut impl FnMut(Arc<str>, (i64, i64))) -> Result<()> {
         for shard in self.shards.iter() {
+            self.miss_set_aside(shard, i64::MIN, i64::MAX)?;
             for live in &shard.segments {
                 for entry in live.segment.devices() {
-                    let entry = entry?;
-                    let blocks = entry.blocks()?;
-                    if shard.masks.leaves_rows(&live.meta, entry.id(), &blocks)? {
+                    let Some(entry) = self.or_without(live, None, entry)? else { continue };
+                    let Some(blocks) = self.or_without(live, Some(entry.id()), entry.blocks())? else { continue };
+                    let leaves_rows = shard.masks.leaves_rows(&live.meta, entry.id(), &blocks);
+                    // A block that cannot be read does not make its device unknown.
+                    if self.or_without(live, Some(entry.id()), leaves_rows)?.unwrap_or(true) {
                         visit(Arc::from(entry.id()), blocks.received());
                     }
                 }
@@ -216,6 +233,39 @@ impl TableView {
             for (memtable, mark) in &shard.memtables {
                 for device in memtable.devices(&self.schema.name, *mark, shard.cut_off) {
                     visit(device.id, device.received_ns);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What was read of a segment; `None` when it is damaged and this reader goes without.
+    fn or_without<T>(&self, live: &LiveSegment, device: Option<&str>, read: Result<T>) -> Result<Option<T>> {
+        let error = match read {
+            Ok(read) => return Ok(Some(read)),
+            Err(error) => error,
+        };
+        let (Some(skipped), Some((path, offset, cause))) = (&self.skipped, cause_of(&error)) else { return Err(error) };
+        skipped.note(DamagedPlace {
+            path: path.to_owned(),
+            offset,
+            table: Arc::clone(&live.meta.table),
+            device: device.map(Arc::from),
+            first_ns: live.meta.time_min,
+            last_ns: live.meta.time_max,
+            rows: 0,
+            cause,
+        });
+        Ok(None)
+    }
+
+    /// Notes the segments of the shard that could not be opened and may have rows in the range.
+    fn miss_set_aside(&self, shard: &ShardTable, start_ns: i64, end_ns: i64) -> Result<()> {
+        for SetAside { meta, place } in &shard.set_aside {
+            if meta.time_max >= start_ns && (meta.time_min < end_ns || end_ns == i64::MAX) {
+                match &self.skipped {
+                    Some(skipped) => skipped.note(place.clone()),
+                    None => return Err(place.error()),
                 }
             }
         }
@@ -235,11 +285,12 @@ impl TableView {
         let defs = self.defs(fields);
         let shard = self.shard_of(device);
         let start_ns = start_ns.max(shard.cut_off);
+        self.miss_set_aside(shard, start_ns, end_ns)?;
         let mut sources = Vec::new();
         for live in &shard.segments {
             if live.meta.time_max >= start_ns
                 && (live.meta.time_min < end_ns || end_ns == i64::MAX)
-                && let Some(blocks) = live.segment.find(device)?
+                && let Some(Some(blocks)) = self.or_without(live, Some(device), live.segment.find(device))?
             {
                 sources.push(shard.masks.source(&live.meta, device, blocks.cached(&self.cache)));
             }
@@ -250,7 +301,16 @@ impl TableView {
         if let Some(held) = held {
             parts.iter_mut().for_each(|part| part.hold(&held));
         }
+        if let Some(without) = self.without(device) {
+            parts.iter_mut().for_each(|part| part.go_without(&without));
+        }
         Ok(parts)
+    }
+
+    /// What parts of a reader need that goes without what is damaged.
+    fn without(&self, device: &str) -> Option<Arc<Without>> {
+        let skipped = self.skipped.as_ref()?;
+        Some(Arc::new(Without { device: Arc::from(device), skipped: Arc::clone(skipped) }))
     }
 
     /// The device's rows in memtables.
@@ -298,6 +358,34 @@ impl TableView {
         usable: &dyn Fn(Step, i64) -> bool,
     ) -> Result<Vec<Stretch>> {
         debug_assert!(steps.is_sorted_by(|a, b| a > b), "longest first");
+        let error = match self.stretches(device, start_ns, end_ns, fields, steps, usable) {
+            Ok(stretches) => return Ok(stretches),
+            Err(error) => error,
+        };
+        // Where an index is damaged, a reader who goes without gets what the rows that are left tell.
+        let (Some(skipped), Some((path, offset, cause))) = (&self.skipped, cause_of(&error)) else { return Err(error) };
+        skipped.note(DamagedPlace {
+            path: path.to_owned(),
+            offset,
+            table: Arc::clone(&self.schema.name),
+            device: Some(Arc::from(device)),
+            first_ns: start_ns,
+            last_ns: if end_ns == i64::MAX { end_ns } else { end_ns.saturating_sub(1) },
+            rows: 0,
+            cause,
+        });
+        Ok(self.scan(device, start_ns, end_ns, fields)?.into_iter().map(Stretch::Rows).collect())
+    }
+
+    fn stretches(
+        &self,
+        device: &str,
+        start_ns: i64,
+        end_ns: i64,
+        fields: &[usize],
+        steps: &[Step],
+        usable: &dyn Fn(Step, i64) -> bool,
+    ) -> Result<Vec<Stretch>> {
         let shard = self.shard_of(device);
         if !shard.has_steps(steps) {
             return Ok(self.scan(device, start_ns, end_ns, fields)?.into_iter().map(Stretch::Rows).collect());
@@ -307,6 +395,7 @@ impl TableView {
         if end_ns == i64::MIN || start_ns > last_ns {
             return Ok(Vec::new());
         }
+        self.miss_set_aside(shard, start_ns, end_ns)?;
         let defs = self.defs(fields);
         let kept = shard.masks.kept_steps(&self.schema.name);
         let mut sources = Vec::new();
@@ -354,11 +443,11 @@ impl TableView {
             cache: Some(&self.cache),
         };
         let mut stretches = plan_steps(&sources, &question)?;
-        if let Some(held) = held {
-            for stretch in &mut stretches {
-                if let Stretch::Rows(part) = stretch {
-                    part.hold(&held);
-                }
+        let without = self.without(device);
+        for stretch in &mut stretches {
+            if let Stretch::Rows(part) = stretch {
+                held.iter().for_each(|held| part.hold(held));
+                without.iter().for_each(|without| part.go_without(without));
             }
         }
         Ok(stretches)

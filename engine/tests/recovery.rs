@@ -301,7 +301,7 @@ fn damaged_block_is_named_and_the_others_answer() {
 }
 
 #[test]
-fn missing_segment_ends_the_open_by_name_and_changes_nothing() {
+fn missing_segment_is_set_aside_by_name_and_nothing_changes() {
     let memory = Memory::new();
     let storage: Arc<dyn Storage> = Arc::new(memory.clone());
     let (engine, _) = open(&storage, config());
@@ -311,9 +311,13 @@ fn missing_segment_ends_the_open_by_name_and_changes_nothing() {
     let name = format!("seg/{}", memory.list("seg").unwrap()[0]);
     let bytes = memory.read(&name).unwrap();
     memory.remove(&name).unwrap();
-    let error = Engine::open(Arc::clone(&storage), config(), Arc::new(StoppedClock(NOW))).err().unwrap();
+    let (engine, report) = open(&storage, config());
+    assert!(report.findings()[0].contains(&name), "{:?}", report.findings());
+    let view = engine.snapshot().table(TABLE).unwrap();
+    let error = view.scan("truck_1", i64::MIN, i64::MAX, &[0]).err().unwrap();
     assert!(error.to_string().contains(&name), "{error}");
-    // Put back, everything is there: the failed open threw nothing away.
+    drop((view, engine));
+    // Put back, everything is there: nothing was thrown away.
     memory.create(&name).unwrap().write_at(0, &bytes).unwrap();
     assert_eq!(times(&open(&storage, config()).0, "truck_1"), [1]);
 }

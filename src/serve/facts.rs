@@ -8,11 +8,14 @@ use std::time::Instant;
 
 use serde_json::json;
 use tidewell_engine::memory::{Class, ClassFigures, MemoryBudget};
-use tidewell_engine::{Engine, ShardFigures};
+use tidewell_engine::{DamagedPlace, Engine, ShardFigures};
 use tidewell_ingest::server;
 
 use crate::admin::{Facts, Health, Sample, Value};
 use crate::units::{human_bytes, thousands};
+
+/// Damaged places of each kind that health names.
+const DAMAGE_SHOWN_MAX: usize = 20;
 
 const STARTING: u8 = 0;
 const READY: u8 = 1;
@@ -87,6 +90,7 @@ impl Facts for State {
         samples.extend(memory_samples(&parts.memory));
         samples.extend(cache_samples(&parts.engine));
         samples.extend(shard_samples(&parts.engine));
+        samples.extend(damage_samples(&parts.engine));
         samples.extend(ingest_samples(&parts.ingest));
         samples
     }
@@ -96,7 +100,9 @@ impl Facts for State {
         detail.insert("phase".into(), self.phase().into());
         detail.insert("version".into(), env!("CARGO_PKG_VERSION").into());
         detail.insert("uptime_seconds".into(), json!(self.started.elapsed().as_secs()));
-        let Some(parts) = self.parts.get() else { return Health { ready: false, healthy: true, detail } };
+        let Some(parts) = self.parts.get() else {
+            return Health { ready: false, healthy: true, degraded: false, detail };
+        };
         let shards = parts.engine.figures();
         let numbers = |wanted: fn(&ShardFigures) -> bool| -> Vec<usize> {
             shards.iter().enumerate().filter(|(_, shard)| wanted(shard)).map(|(number, _)| number).collect()
@@ -108,7 +114,24 @@ impl Facts for State {
         detail.insert("shards".into(), json!(shards.len()));
         detail.insert("poisoned_shards".into(), json!(poisoned));
         detail.insert("disk_full_shards".into(), json!(full));
-        Health { ready, healthy, detail }
+        let damage = parts.engine.damage();
+        let degraded = !damage.is_empty();
+        if degraded {
+            let lines = |places: &[DamagedPlace]| -> Vec<String> {
+                places.iter().take(DAMAGE_SHOWN_MAX).map(ToString::to_string).collect()
+            };
+            detail.insert(
+                "damage".into(),
+                json!({
+                    "segments_set_aside": lines(&damage.set_aside),
+                    "places": lines(&damage.places),
+                    "place_count": damage.place_count,
+                    "log": damage.log.iter().take(DAMAGE_SHOWN_MAX).collect::<Vec<_>>(),
+                    "next_step": "stop the node and run `tidewell verify` and `tidewell repair --dry-run` on its data directory",
+                }),
+            );
+        }
+        Health { ready, healthy, degraded, detail }
     }
 
     fn summary(&self) -> Vec<(String, String)> {
@@ -265,6 +288,16 @@ fn shard_samples(engine: &Engine) -> Vec<Sample> {
         })
     }));
     samples
+}
+
+fn damage_samples(engine: &Engine) -> [Sample; 3] {
+    let damage = engine.damage();
+    [
+        ("segments_set_aside", "Segments that cannot be opened", damage.set_aside.len() as u64),
+        ("damaged_places", "Places in segments that readers found damaged since the start", damage.place_count),
+        ("log_damage", "Damaged places that were found in the logs at the start", damage.log.len() as u64),
+    ]
+    .map(|(name, help, count)| Sample { name, help, labels: Vec::new(), value: Value::Gauge(count as f64) })
 }
 
 fn ingest_samples(ingest: &server::Metrics) -> Vec<Sample> {

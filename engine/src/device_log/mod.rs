@@ -3,17 +3,20 @@
 //! - `record`: the bytes (`docs/format/log.md`)
 //! - `writer`: append, group commit, rotation, recycling
 //! - `reader`: one file, piece by piece
+//! - `retire`: damaged bytes out of the way of later replays
 //! - `recovery`: a run of files: what is replayed, what is cut, what is damaged
 
 mod reader;
 mod record;
 mod recovery;
+mod retire;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 pub use record::{FORMAT_VERSION, PAYLOAD_BYTES_MAX, RECORD_HEADER_BYTES, RECORDS_START};
 pub use recovery::{dump, replay, shards, verify};
+pub use retire::retire;
 pub use writer::LogWriter;
 
 use crate::error::{Error, Result};
@@ -89,6 +92,8 @@ pub struct Cut {
     pub bytes: u64,
     /// What was wrong with the first of them.
     pub reason: &'static str,
+    /// Producer and number of the first of them, when its header is readable.
+    pub batch: Option<(ProducerId, SeqNo)>,
 }
 
 /// Bytes that were durable once and are not readable now.
@@ -102,9 +107,14 @@ pub struct Damage {
     pub len: u64,
     /// Producer and number of the lost batch, when its header is readable.
     pub batch: Option<(ProducerId, SeqNo)>,
+    /// Devices of that batch, as far as its bytes still tell them; empty until somebody looks.
+    pub devices: Vec<String>,
     /// What was wrong.
     pub reason: &'static str,
 }
+
+/// Devices of a lost batch that a message names.
+const DEVICES_SHOWN: usize = 8;
 
 impl std::fmt::Display for Cut {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -112,7 +122,11 @@ impl std::fmt::Display for Cut {
             f,
             "{}: the log was cut at offset {}: {} ({} bytes that were never acknowledged)",
             self.path, self.offset, self.reason, self.bytes
-        )
+        )?;
+        match self.batch {
+            Some((producer, seq)) => write!(f, "; the first is batch {seq} of producer {producer}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -120,7 +134,15 @@ impl std::fmt::Display for Damage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} is damaged at offset {}: {} ({} bytes", self.path, self.offset, self.reason, self.len)?;
         match self.batch {
-            Some((producer, seq)) => write!(f, "; batch {seq} of producer {producer} is lost)"),
+            Some((producer, seq)) => {
+                write!(f, "; batch {seq} of producer {producer} is lost")?;
+                let shown = self.devices.iter().take(DEVICES_SHOWN).map(String::as_str).collect::<Vec<_>>().join(" ");
+                match self.devices.len() {
+                    0 => write!(f, ")"),
+                    count if count <= DEVICES_SHOWN => write!(f, ", with rows of {shown})"),
+                    count => write!(f, ", with rows of {shown} and {} more)", count - DEVICES_SHOWN),
+                }
+            }
             None => write!(f, "; the batches in them are lost)"),
         }
     }

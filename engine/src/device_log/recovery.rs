@@ -187,7 +187,7 @@ impl Replay<'_> {
     }
 
     fn damage(&mut self, path: &str, offset: u64, len: u64, batch: Option<(ProducerId, SeqNo)>, reason: &'static str) {
-        self.report.damaged.push(Damage { path: path.to_owned(), offset, len, batch, reason });
+        self.report.damaged.push(Damage { path: path.to_owned(), offset, len, batch, devices: Vec::new(), reason });
     }
 }
 
@@ -217,8 +217,9 @@ fn cut(
         place += piece.len() as u64;
     }
     let generation = file.generation;
+    let batch = bad.filter(|header| header.kind == RecordKind::Batch).map(|h| (h.producer, h.seq));
     if recycled && RecordHeader::was_one(file.bytes(at, RECORD_HEADER_BYTES)?, generation) {
         end = end.max(at + RECORD_HEADER_BYTES as u64);
     }
-    Ok((end > at).then(|| Cut { path: file.name.clone(), offset: at, bytes: end - at, reason }))
+    Ok((end > at).then(|| Cut { path: file.name.clone(), offset: at, bytes: end - at, reason, batch }))
 }

@@ -199,8 +199,14 @@ fn bit_flipped_after_an_orderly_end_or_before_a_later_file_is_damage_everywhere(
             memory.remove(&file_name(3, 1)).unwrap();
             let (found, report) = replayed(&memory, START);
             assert_eq!(found, [rec(7, 90)]);
-            let expected =
-                Damage { path: file_name(3, 1), offset: 0, len: ends[2], batch: None, reason: "the file is missing" };
+            let expected = Damage {
+                path: file_name(3, 1),
+                offset: 0,
+                len: ends[2],
+                batch: None,
+                devices: Vec::new(),
+                reason: "the file is missing",
+            };
             assert_eq!(report.damaged, [expected]);
             // Not when segments cover it.
             let from = LogPosition { generation: 1, offset: ends[2] };

@@ -111,12 +111,15 @@ fn delete_in_shard(flusher: &mut Flusher, deletes: &[Delete], now_ns: i64) -> Re
     Ok(edits.len())
 }
 
-/// Whether a file of the view still has rows of the erasure, or may have: an index that cannot be read is no proof.
+/// Whether a file of the view still has rows of the erasure, or may have: an index that cannot be read is no proof, and
+/// nobody can look into a segment that was set aside.
 fn is_pending(erasure: &Erasure, view: &ShardView) -> bool {
-    view.segments
-        .values()
-        .flatten()
-        .any(|live| applies(erasure, &live.meta) && has_rows(erasure, &live.segment).unwrap_or(true))
+    view.set_aside.iter().any(|aside| applies(erasure, &aside.meta))
+        || view
+            .segments
+            .values()
+            .flatten()
+            .any(|live| applies(erasure, &live.meta) && has_rows(erasure, &live.segment).unwrap_or(true))
         || view.kept.values().flatten().any(|live| live.has_steps(erasure).unwrap_or(true))
 }
 

@@ -22,4 +22,5 @@ pub use mask::Mask;
 pub use merge::{merge, sort_unique};
 pub use narrow::NarrowRows;
 pub use part::Part;
+pub(crate) use part::Without;
 pub use plan::{Source, plan};

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use tidewell_codec::{NarrowColumn, NarrowTimes};
 
 use super::cache::{CacheKey, Cached};
+use crate::damage::DamagedPlace;
 use crate::error::Result;
 use crate::segment::{Block, DeviceBlocks};
 
@@ -40,6 +41,11 @@ pub(super) struct BlockSource {
 impl BlockSource {
     pub(super) fn new(blocks: DeviceBlocks, block: usize, map: Arc<[Option<usize>]>) -> Self {
         Self { blocks, block, map, opened: OnceLock::new() }
+    }
+
+    /// What is known to be wrong with the block.
+    pub(super) fn known_damage(&self) -> Option<DamagedPlace> {
+        self.blocks.known_damage(self.block)
     }
 
     /// Reads the meta of the block once; readers that come at the same time may both read it.

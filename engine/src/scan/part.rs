@@ -7,6 +7,7 @@ use tidewell_codec::{Bitmap, Column, NarrowColumn, Text, Values};
 
 use super::merge::merge;
 use super::narrow::{BlockSource, NarrowRows};
+use crate::damage::Skipped;
 use crate::error::{Error, Result};
 use crate::memory::Held;
 use crate::segment::{DeviceBlocks, empty_stats};
@@ -26,6 +27,14 @@ pub struct Part {
     pub(super) whole: bool,
     /// What the rows in memory count for, while a part of them lives.
     pub(super) held: Option<Arc<Held>>,
+    /// For readers that go without damaged blocks instead of failing.
+    pub(super) without: Option<Arc<Without>>,
+}
+
+/// Whose rows are read, and where it is noted which of them are missing.
+pub(crate) struct Without {
+    pub(crate) device: Arc<str>,
+    pub(crate) skipped: Arc<Skipped>,
 }
 
 /// One source's contribution; clipped to times `first..=last`.
@@ -68,6 +77,12 @@ impl Part {
         self.pieces.iter().map(|piece| piece.rows_max).sum()
     }
 
+    /// Makes the part leave damaged blocks out and take note of them, instead of failing. A block that turns out to be
+    /// damaged when a second load reads other fields gives no row from then on.
+    pub(crate) fn go_without(&mut self, without: &Arc<Without>) {
+        self.without = Some(Arc::clone(without));
+    }
+
     /// The fields of the scan, in the order of the loaded columns.
     pub fn fields(&self) -> &Arc<[FieldDef]> {
         &self.fields
@@ -77,7 +92,7 @@ impl Part {
     /// undamaged; damage is reported by [`Part::load`].
     pub fn stats(&self, field: usize) -> Option<FieldStats> {
         let [Piece { data: Data::Block(source), .. }] = &self.pieces[..] else { return None };
-        if !self.whole {
+        if !self.whole || source.known_damage().is_some() {
             return None;
         }
         let opened = source.open().ok()?;
@@ -123,6 +138,15 @@ impl Part {
     }
 
     fn load_piece(&self, piece: &Piece, which: &[usize], rows: &mut Rows) -> Result<()> {
+        let loaded = self.read_piece(piece, which, rows);
+        let (Some(without), Data::Block(source)) = (&self.without, &piece.data) else { return loaded };
+        let Err(error) = loaded else { return Ok(()) };
+        without.skipped.note(source.blocks.damaged(source.block, &without.device, &error).ok_or(error)?);
+        clear(rows, &self.fields);
+        Ok(())
+    }
+
+    fn read_piece(&self, piece: &Piece, which: &[usize], rows: &mut Rows) -> Result<()> {
         clear(rows, &self.fields);
         // A piece may reach beyond a part that was cut out of a long run of overlapping blocks.
         let (first, last) = (piece.first.max(self.first), piece.last.min(self.last));
@@ -140,6 +164,10 @@ impl Part {
                 }
             }
             Data::Block(source) => {
+                // Once a part of a block is known to be damaged no load gives any of it: all loads give the same rows.
+                if let Some(place) = source.known_damage() {
+                    return Err(place.error());
+                }
                 let (kept, cut) = match source.kept_times()? {
                     Some(times) => {
                         let kept = times.rows(first, last);
@@ -182,10 +210,24 @@ impl Part {
 
     /// Gives the fields `which` (indices into the scan's fields) in narrow form, and which rows of them are the part's.
     /// False when the part is not (a piece of) one block; it must then be loaded. Times only when they were needed.
+    /// A damaged block of a reader that goes without is one to load, too: that takes note of it.
     pub fn narrow(&self, which: &[usize], rows: &mut NarrowRows) -> Result<bool> {
+        match self.read_narrow(which, rows) {
+            Err(Error::Corruption { .. }) if self.without.is_some() => {
+                rows.clear();
+                Ok(false)
+            }
+            other => other,
+        }
+    }
+
+    fn read_narrow(&self, which: &[usize], rows: &mut NarrowRows) -> Result<bool> {
         rows.clear();
         let [piece] = &self.pieces[..] else { return Ok(false) };
         let Data::Block(source) = &piece.data else { return Ok(false) };
+        if let Some(place) = source.known_damage() {
+            return Err(place.error());
+        }
         let (first, last) = (piece.first.max(self.first), piece.last.min(self.last));
         let meta = source.blocks.meta(source.block);
         rows.range = 0..meta.rows;

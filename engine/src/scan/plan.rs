@@ -79,7 +79,7 @@ pub fn plan(sources: Vec<Source>, fields: &Arc<[FieldDef]>, start_ns: i64, end_n
             inside.sort_by_key(|unit| unit.source);
             let pieces: Vec<Piece> = inside.iter().map(|unit| piece(unit, &sources, &maps)).collect();
             let whole = matches!(&inside[..], [unit] if unit.whole);
-            parts.push(Part { first, last, fields: fields.clone(), pieces, whole, held: None });
+            parts.push(Part { first, last, fields: fields.clone(), pieces, whole, held: None, without: None });
         }
     }
     parts

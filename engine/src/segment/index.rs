@@ -5,8 +5,8 @@
 use super::bytes::{Cursor, Flaw, u32_at, u64_at};
 use super::format::{CRC_LEN, DEVICES_PER_PAGE, put_crc};
 
-const PAGE_ENTRY_LEN: usize = 14;
-const ROOT_ENTRY_LEN: usize = 16;
+pub(super) const PAGE_ENTRY_LEN: usize = 14;
+pub(super) const ROOT_ENTRY_LEN: usize = 16;
 
 /// Collects device ids into index pages, and first ids of pages into the root.
 #[derive(Default)]

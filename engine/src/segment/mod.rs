@@ -10,6 +10,7 @@ mod dump;
 pub(crate) mod format;
 pub(crate) mod index;
 pub(crate) mod reader;
+mod rescue;
 mod stats;
 mod verify;
 mod writer;
@@ -20,6 +21,7 @@ pub(crate) mod tests;
 
 pub use dump::dump;
 pub use reader::{Block, BlockMeta, DeviceBlocks, DeviceEntry, Segment};
+pub use rescue::{Rescued, rescue};
 pub use stats::{empty_stats, field_stats};
 pub use verify::{Damage, verify};
 pub use writer::{SegmentSpec, SegmentSummary, SegmentWriter};

@@ -14,6 +14,7 @@ use super::format::{CRC_LEN, HEADER_START_LEN, Header, MAGIC, TRAILER_LEN, Trail
 use super::index::{Page, Root};
 use super::segment_id;
 use super::stats::empty_stats;
+use crate::damage::{DamagedPlace, KnownDamage, cause_of};
 use crate::error::{Error, Result};
 use crate::scan::cache::{BlockCache, CacheKey};
 use crate::storage::{Mapped, Storage};
@@ -25,6 +26,7 @@ pub struct Segment {
     bytes: Mapped,
     header: Header,
     pub(super) trailer: Trailer,
+    known_damage: KnownDamage,
     /// A bit for each index page whose checksum was found good: the file does not change while it is mapped.
     pages_checked: Box<[AtomicU64]>,
 }
@@ -38,7 +40,11 @@ impl std::fmt::Debug for Segment {
 impl Segment {
     /// Maps the file `name` and checks header, trailer and the root of the index.
     pub fn open(storage: &dyn Storage, name: &str) -> Result<Arc<Self>> {
-        let bytes = storage.map(name).map_err(Error::io("map", name))?;
+        Self::parse(name, storage.map(name).map_err(Error::io("map", name))?)
+    }
+
+    /// Checks header, trailer and the root of the index of a segment's bytes.
+    pub(super) fn parse(name: &str, bytes: Mapped) -> Result<Arc<Self>> {
         let flawed =
             |base: u64| move |flaw: Flaw| Error::corruption(name, base + flaw.at as u64, flaw.expected, flaw.found);
         if bytes.len() < HEADER_START_LEN + TRAILER_LEN {
@@ -73,7 +79,8 @@ impl Segment {
         let root = checked(name, &bytes, trailer.root_offset, root_len)?;
         Root::new(root, trailer.pages).map_err(flawed(trailer.root_offset))?;
         let pages_checked = (0..trailer.pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        Ok(Arc::new(Self { name: name.to_owned(), header, trailer, bytes, pages_checked }))
+        let (name, known_damage) = (name.to_owned(), KnownDamage::default());
+        Ok(Arc::new(Self { name, header, trailer, bytes, known_damage, pages_checked }))
     }
 
     /// The file, relative to the data directory.
@@ -141,8 +148,56 @@ impl Segment {
         self.trailer.file_len
     }
 
+    /// What readers found damaged since it was opened.
+    pub fn known_damage(&self) -> &KnownDamage {
+        &self.known_damage
+    }
+
+    /// Takes note of damage in the index, which may hide any rows of a device.
+    fn note_index(&self, error: &Error, device: Option<&str>) {
+        if let Some((_, offset, cause)) = cause_of(error) {
+            let times = (self.trailer.time_min, self.trailer.time_max);
+            self.known_damage.note(self.place(offset, device.map(Arc::from), times, 0, cause));
+        }
+    }
+
+    /// Takes note of damage in a block, whatever part of it was hit.
+    fn note_block(&self, entry: &BlockEntry, error: &Error) {
+        if let Some((_, _, cause)) = cause_of(error) {
+            self.known_damage.note(self.block_place(entry, cause));
+        }
+    }
+
+    fn block_place(&self, entry: &BlockEntry, cause: String) -> DamagedPlace {
+        self.place(entry.data_offset, None, (entry.time_min, entry.time_max), u64::from(entry.rows), cause)
+    }
+
+    fn place(
+        &self,
+        offset: u64,
+        device: Option<Arc<str>>,
+        times: (i64, i64),
+        rows: u64,
+        cause: String,
+    ) -> DamagedPlace {
+        DamagedPlace {
+            path: self.name.clone(),
+            offset,
+            table: Arc::clone(&self.header.schema.name),
+            device,
+            first_ns: times.0,
+            last_ns: times.1,
+            rows,
+            cause,
+        }
+    }
+
     /// The blocks of `device`; `None` when it has none here.
     pub fn find(self: &Arc<Self>, device: &str) -> Result<Option<DeviceBlocks>> {
+        self.look_up(device).inspect_err(|error| self.note_index(error, Some(device)))
+    }
+
+    fn look_up(self: &Arc<Self>, device: &str) -> Result<Option<DeviceBlocks>> {
         let root = self.root()?;
         let Some(page_at) = root.page_of(device.as_bytes()).map_err(self.flawed(self.trailer.root_offset))? else {
             return Ok(None);
@@ -154,7 +209,7 @@ impl Segment {
         }
     }
 
-    /// The devices in ascending order. An index page that is damaged gives one error and ends the iteration.
+    /// The devices in ascending order. An index page that is damaged gives one error; the devices of the next follow.
     pub fn devices(self: &Arc<Self>) -> impl Iterator<Item = Result<DeviceEntry<'_>>> + '_ {
         Devices { segment: self, page_next: 0, page: None, slot: 0 }
     }
@@ -245,7 +300,8 @@ impl<'a> DeviceEntry<'a> {
 
     /// Its blocks.
     pub fn blocks(&self) -> Result<DeviceBlocks> {
-        self.segment.directory(self.page, self.slot)
+        let blocks = self.segment.directory(self.page, self.slot);
+        blocks.inspect_err(|error| self.segment.note_index(error, Some(self.id)))
     }
 }
 
@@ -263,10 +319,11 @@ impl<'a> Devices<'a> {
             Some(current) => current,
             None if self.page_next == segment.trailer.pages as usize => return Ok(None),
             None => {
-                let next = segment.page(self.page_next)?;
-                self.page = Some(next);
                 self.page_next += 1;
                 self.slot = 0;
+                self.page = None;
+                let next = segment.page(self.page_next - 1)?;
+                self.page = Some(next);
                 next
             }
         };
@@ -285,9 +342,8 @@ impl<'a> Iterator for Devices<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let next = self.advance();
-        if next.is_err() {
-            self.page = None;
-            self.page_next = self.segment.trailer.pages as usize;
+        if let Err(error) = &next {
+            self.segment.note_index(error, None);
         }
         next.transpose()
     }
@@ -373,6 +429,24 @@ impl DeviceBlocks {
 
     /// Reads and checks the meta of block `block`: where its chunks are, and its zone maps.
     pub fn block(&self, block: usize) -> Result<Block> {
+        self.open_block(block).inspect_err(|error| self.segment.note_block(&self.blocks[block], error))
+    }
+
+    /// What is known to be wrong with block `block`.
+    pub fn known_damage(&self, block: usize) -> Option<DamagedPlace> {
+        self.segment.known_damage.at(self.blocks[block].data_offset)
+    }
+
+    /// Block `block`, which is the device's, as a damaged place; `None` when `error` is no damage.
+    pub(crate) fn damaged(&self, block: usize, device: &Arc<str>, error: &Error) -> Option<DamagedPlace> {
+        let (_, _, cause) = cause_of(error)?;
+        let place = self.known_damage(block).unwrap_or_else(|| self.segment.block_place(&self.blocks[block], cause));
+        let place = DamagedPlace { device: Some(Arc::clone(device)), ..place };
+        self.segment.known_damage.note(place.clone());
+        Some(place)
+    }
+
+    fn open_block(&self, block: usize) -> Result<Block> {
         let entry = self.blocks[block];
         let bytes = self.segment.checked(entry.meta_offset, entry.meta_len)?;
         let meta = decode_meta(bytes, entry.rows, entry.data_len, &self.segment.header.schema)
@@ -436,6 +510,10 @@ impl Block {
 
     /// Appends the times.
     pub fn load_times(&self, times: &mut Vec<i64>) -> Result<()> {
+        self.read_times(times).inspect_err(|error| self.segment.note_block(&self.entry, error))
+    }
+
+    fn read_times(&self, times: &mut Vec<i64>) -> Result<()> {
         let offset = self.entry.data_offset;
         let chunk = self.chunk_bytes(self.meta.times)?;
         let start = times.len();
@@ -460,6 +538,10 @@ impl Block {
 
     /// Appends `field` (an index into the segment's schema); nulls when the block has no value of it.
     pub fn load_field(&self, field: usize, column: &mut Column) -> Result<()> {
+        self.read_field(field, column).inspect_err(|error| self.segment.note_block(&self.entry, error))
+    }
+
+    fn read_field(&self, field: usize, column: &mut Column) -> Result<()> {
         let def = &self.segment.header.schema.fields[field];
         let Some((chunk, _)) = self.meta.fields[field] else {
             column.extend_nulls(self.rows());
@@ -490,6 +572,10 @@ impl Block {
 
     /// `field` (an index into the segment's schema) in narrow form; nulls when the block has no value of it.
     pub fn narrow_field(&self, field: usize) -> Result<NarrowColumn> {
+        self.read_narrow(field).inspect_err(|error| self.segment.note_block(&self.entry, error))
+    }
+
+    fn read_narrow(&self, field: usize) -> Result<NarrowColumn> {
         let def = &self.segment.header.schema.fields[field];
         let Some((chunk, _)) = self.meta.fields[field] else {
             return Ok(NarrowColumn::nulls(def.field_type, self.rows()));

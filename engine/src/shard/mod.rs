@@ -3,11 +3,13 @@
 pub mod append;
 pub mod core;
 pub mod heads;
+pub(crate) mod running;
 pub mod stats;
 pub mod view;
 pub mod worker;
 
 pub use append::{Append, AppendSink};
 pub use heads::ProducerHeads;
+pub use running::{SEGMENT_LEVELS, ShardFigures};
 pub use stats::ShardStats;
 pub use view::{LiveSegment, ShardView, SharedView};

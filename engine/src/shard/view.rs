@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
 
+use crate::damage::SetAside;
 use crate::erase::Masks;
 use crate::manifest::{ManifestState, SegmentMeta};
 use crate::memory::MemoryBudget;
@@ -105,6 +106,8 @@ pub type SegmentMap = HashMap<Arc<str>, Vec<Arc<LiveSegment>>>;
 pub struct ShardView {
     /// Segments by table, oldest first.
     pub segments: Arc<SegmentMap>,
+    /// Segments that cannot be opened, and so are not among those.
+    pub set_aside: Arc<[SetAside]>,
     /// Summaries by table that stand for segments that are gone, oldest first.
     pub kept: Arc<HashMap<Arc<str>, Vec<Arc<LiveSummary>>>>,
     /// What is gone for readers though segments still have it.
@@ -123,9 +126,15 @@ pub struct SharedView {
 
 impl SharedView {
     /// A view of `segments` behind `masks`, and an empty memtable, which counts in `memory` as all later ones do.
-    pub fn new(segments: Vec<Arc<LiveSegment>>, masks: Masks, memory: Arc<MemoryBudget>) -> Self {
+    pub fn new(
+        segments: Vec<Arc<LiveSegment>>,
+        set_aside: Vec<SetAside>,
+        masks: Masks,
+        memory: Arc<MemoryBudget>,
+    ) -> Self {
         let view = ShardView {
             segments: Arc::new(by_table(segments)),
+            set_aside: set_aside.into(),
             kept: Arc::default(),
             masks: Arc::new(masks),
             sealed: Vec::new(),

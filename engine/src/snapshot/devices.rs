@@ -109,18 +109,24 @@ impl DevicePages {
 
     fn page(&self, after: &str) -> Result<Page> {
         let mut page = Page::default();
-        for shard in self.tables.iter().flat_map(|view| view.shards.iter()) {
+        for (view, shard) in self.tables.iter().flat_map(|view| view.shards.iter().map(move |shard| (view, shard))) {
+            view.miss_set_aside(shard, i64::MIN, i64::MAX)?;
             for live in &shard.segments {
                 let mut last: Option<Arc<str>> = None;
                 let mut count = 0;
-                for entry in live.segment.devices_after(after)?.take(PAGE_DEVICES) {
-                    let entry = entry?;
-                    let (id, blocks): (Arc<str>, _) = (entry.id().into(), entry.blocks()?);
-                    if shard.masks.leaves_rows(&live.meta, &id, &blocks)? {
+                let Some(entries) = view.or_without(live, None, live.segment.devices_after(after))? else { continue };
+                for entry in entries.take(PAGE_DEVICES) {
+                    // Counted as one that was read: a full page says that more may follow.
+                    count += 1;
+                    let Some(entry) = view.or_without(live, None, entry)? else { continue };
+                    let id: Arc<str> = entry.id().into();
+                    last = Some(Arc::clone(&id));
+                    let Some(blocks) = view.or_without(live, Some(&id), entry.blocks())? else { continue };
+                    let leaves_rows = shard.masks.leaves_rows(&live.meta, &id, &blocks);
+                    // A block that cannot be read does not make its device unknown.
+                    if view.or_without(live, Some(&id), leaves_rows)?.unwrap_or(true) {
                         page.note(Arc::clone(&id), Some(blocks.received()));
                     }
-                    last = Some(id);
-                    count += 1;
                 }
                 page.read(count, last);
             }

@@ -80,6 +80,8 @@ impl Newest {
                 return Ok(Some(part));
             }
             let Some(last) = self.last else { return Ok(None) };
+            let view = &self.view;
+            view.miss_set_aside(&view.shards[self.shard], i64::MIN, last.saturating_add(1))?;
             self.plan_before(last)?;
         }
     }
@@ -107,8 +109,10 @@ impl Newest {
             sources.extend(rows.iter().cloned().map(Source::Rows));
             let end = last.saturating_add(1);
             let mut parts = plan(sources, &self.defs, first, end);
-            if let Some(held) = &self.held {
-                parts.iter_mut().for_each(|part| part.hold(held));
+            let without = self.view.without(&self.device);
+            for part in &mut parts {
+                self.held.iter().for_each(|held| part.hold(held));
+                without.iter().for_each(|without| part.go_without(without));
             }
             self.parts = parts.into_iter();
         }
@@ -191,7 +195,8 @@ impl Newest {
             }
             self.asked += 1;
             if live.meta.time_min <= last
-                && let Some(blocks) = live.segment.find(&self.device)?
+                && let Some(Some(blocks)) =
+                    self.view.or_without(live, Some(&self.device), live.segment.find(&self.device))?
             {
                 let blocks = blocks.cached(&self.view.cache);
                 bound = look(&blocks).unwrap_or(bound);

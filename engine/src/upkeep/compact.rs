@@ -15,6 +15,7 @@ use super::flush::open_live;
 use super::merge::merge;
 use super::output::{Finished, OutputSpec, Outputs, Pace};
 use super::pick::{self, Candidate, Due};
+use super::stretch::{Stretch, stretches};
 use super::throttle::Throttle;
 use crate::catalog::Catalog;
 use crate::error::Result;
@@ -71,7 +72,7 @@ impl Compactor {
     /// A failed read or write; the inputs stay, and are left alone for a while.
     pub fn merge_flushed(&self, now_ns: i64) -> Result<bool> {
         let _alone = self.running.flushed.lock();
-        self.run_first(now_ns, pick::flushed, |live| live.meta.level == 0)
+        self.run_first(now_ns, pick::flushed, |live| live.meta.level == 0, true)
     }
 
     /// Does a merge within a partition that is due; false when none is.
@@ -80,7 +81,8 @@ impl Compactor {
     /// As [`Self::merge_flushed`].
     pub fn merge_partition(&self, now_ns: i64) -> Result<bool> {
         let _alone = self.running.partitions.lock();
-        Ok(self.run_first(now_ns, pick::partition, |live| live.meta.level > 0)? || self.complete_steps(now_ns)?)
+        Ok(self.run_first(now_ns, pick::partition, |live| live.meta.level > 0, false)?
+            || self.complete_steps(now_ns)?)
     }
 
     /// Brings all flushed segments into days and each day into one cold file, without rows that are gone for readers.
@@ -92,15 +94,20 @@ impl Compactor {
         for table in tables(&self.view.load_files()) {
             loop {
                 let view = self.view.load_files();
-                let Some(due) = pick::flushed_all(&self.candidates(&view, &table, false), now_ns) else { break };
+                let stretches = self.stretches(&view, &table, false);
+                let Some(due) = stretches.iter().find_map(|s| pick::flushed_all(&s.segments, now_ns)) else { break };
                 self.merge(&view, &table, &due, now_ns)?;
             }
             let view = self.view.load_files();
-            for due in pick::unfinished(&self.candidates(&view, &table, false), now_ns) {
+            let stretches = self.stretches(&view, &table, false);
+            for due in stretches.iter().flat_map(|stretch| pick::unfinished(&stretch.segments, now_ns)) {
                 self.merge(&view, &table, &due, now_ns)?;
             }
             let view = self.view.load_files();
             for (live, candidate) in segments(&view, &table).iter().zip(self.candidates(&view, &table, false)) {
+                if is_damaged(live) {
+                    continue;
+                }
                 if view.masks.cut_share(&live.meta) > 0.0 || view.masks.has_work(live, i64::MAX)? {
                     self.merge(&view, &table, &pick::alone(&candidate), now_ns)?;
                 }
@@ -117,15 +124,20 @@ impl Compactor {
         now_ns: i64,
         pick: fn(&[Candidate], i64) -> Option<Due>,
         mine: fn(&LiveSegment) -> bool,
+        with_overdue: bool,
     ) -> Result<bool> {
         // Inputs of a merge come from the same moment as the masks, or later deletes would be taken for done.
         let view = self.view.load_files();
         let mut found = None;
         for table in tables(&view) {
-            let candidates = self.candidates(&view, &table, true);
-            let due = pick(&candidates, now_ns);
+            let stretches = self.stretches(&view, &table, true);
+            // Only the merges of flushed segments look after those that waited.
+            let mut overdue = stretches.iter().filter(|stretch| stretch.overdue && with_overdue);
+            let due = overdue
+                .find_map(|stretch| pick::flushed_all(&stretch.segments, now_ns))
+                .or_else(|| stretches.iter().find_map(|stretch| pick(&stretch.segments, now_ns)));
             let due = match due {
-                None => self.erasing(&view, &table, &candidates, now_ns, mine)?,
+                None => self.erasing(&view, &table, &stretches, now_ns, mine)?,
                 due => due,
             };
             if let Some(due) = due {
@@ -155,13 +167,15 @@ impl Compactor {
         &self,
         view: &ShardView,
         table: &str,
-        candidates: &[Candidate],
+        stretches: &[Stretch],
         now_ns: i64,
         mine: fn(&LiveSegment) -> bool,
     ) -> Result<Option<Due>> {
         let deleted_before_ns = now_ns.saturating_sub(ERASE_DELAY_NS);
-        let all = segments(view, table).iter().zip(candidates);
-        for (live, candidate) in all.filter(|(live, candidate)| mine(live) && !candidate.paused) {
+        let all = stretches.iter().flat_map(|stretch| stretch.segments.iter().map(move |s| (stretch, s)));
+        for (stretch, candidate) in all.filter(|(_, candidate)| !candidate.paused) {
+            let live = segments(view, table).iter().find(|live| live.meta.id == candidate.id);
+            let Some(live) = live.filter(|live| mine(live)) else { continue };
             let is_flushed = candidate.level == 0;
             let cut = !is_flushed && view.masks.cut_share(&live.meta) >= 0.5;
             let work = view.masks.has_work(live, deleted_before_ns);
@@ -169,7 +183,11 @@ impl Compactor {
                 self.pause([candidate.id].into());
             }
             if cut || work? {
-                let due = if is_flushed { pick::flushed_all(candidates, now_ns) } else { Some(pick::alone(candidate)) };
+                let due = if is_flushed {
+                    pick::flushed_all(&stretch.segments, now_ns)
+                } else {
+                    Some(pick::alone(candidate))
+                };
                 return Ok(due);
             }
         }
@@ -179,6 +197,13 @@ impl Compactor {
     fn pause(&self, segments: BTreeSet<u64>) {
         let until = Instant::now() + PAUSE_AFTER_FAILURE;
         self.running.paused.lock().extend(segments.into_iter().map(|id| (id, until)));
+    }
+
+    /// The table's segments as far as they may be merged with each other: damaged ones are left out.
+    fn stretches(&self, view: &ShardView, table: &str, with_paused: bool) -> Vec<Stretch> {
+        let damaged = segments(view, table).iter().filter(|live| is_damaged(live)).map(|live| &live.meta);
+        let aside = view.set_aside.iter().map(|aside| &aside.meta).filter(|meta| &*meta.table == table);
+        stretches(self.candidates(view, table, with_paused), &damaged.chain(aside).collect::<Vec<_>>())
     }
 
     /// What `pick` needs to know of the table's segments, in their order.
@@ -272,6 +297,10 @@ impl Compactor {
         let summaries = output.summaries().map(|meta| LiveSummary::open(&self.storage, meta.clone()));
         Ok(open_live(&self.storage, output.meta.clone())?.with_summaries(summaries.collect::<Result<_>>()?))
     }
+}
+
+fn is_damaged(live: &LiveSegment) -> bool {
+    !live.segment.known_damage().is_empty()
 }
 
 /// Names of the tables with segments, sorted.

@@ -9,6 +9,7 @@ mod order;
 mod output;
 mod pick;
 mod steps;
+mod stretch;
 mod throttle;
 
 pub(crate) use background::{Merges, Poke};

@@ -21,9 +21,11 @@ pub fn order_violations(segments: &[Checked]) -> Vec<String> {
         let place = format!("table {table} of shard {shard}");
         let (flushed, merged): (Vec<_>, Vec<_>) = list.iter().copied().partition(|(meta, _)| meta.level == 0);
         for (meta, _) in &flushed {
-            found.extend(merged.iter().filter(|(other, _)| other.seq_max >= meta.seq_min).map(|(other, _)| {
+            // Below them is allowed: it waited for the repair of a neighbour.
+            let crossed = |other: &SegmentMeta| other.seq_max >= meta.seq_min && other.seq_min <= meta.seq_max;
+            found.extend(merged.iter().filter(|(other, _)| crossed(other)).map(|(other, _)| {
                 format!(
-                    "{place}: flushed segment {:016x} has flush number {}, not above those of merged segment {:016x} ({} to {})",
+                    "{place}: flushed segment {:016x} has flush number {}, which is among those of merged segment {:016x} ({} to {})",
                     meta.id, meta.seq_min, other.id, other.seq_min, other.seq_max
                 )
             }));

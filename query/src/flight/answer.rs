@@ -16,11 +16,14 @@ use arrow_flight::encode::{FlightDataEncoder, FlightDataEncoderBuilder};
 use arrow_flight::error::FlightError;
 use arrow_flight::utils::batches_to_flight_data;
 use futures::{FutureExt, Stream, StreamExt};
+use serde_json::json;
+use tidewell_engine::{DamagedPlace, Skipped};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::Sleep;
 use tonic::Status;
 
+use super::actions::time_text;
 use super::running::{FlightLimits, QueryState, RunningQuery, Stop};
 use super::store::{Batches, Plan};
 
@@ -35,7 +38,7 @@ const INLINE_BATCHES: usize = 4;
 
 /// Starts computing and returns the answer as Flight messages. Dropping the stream stops the computation.
 pub(crate) fn answer(plan: Plan, query: RunningQuery, limits: Arc<FlightLimits>) -> AnswerStream {
-    let Plan { schema, small, mut batches } = plan;
+    let Plan { schema, small, mut batches, skipped } = plan;
     let state = query.state().clone();
     let mut first = Vec::new();
     let mut ended = false;
@@ -65,7 +68,7 @@ pub(crate) fn answer(plan: Plan, query: RunningQuery, limits: Arc<FlightLimits>)
         .with_schema(schema.clone())
         .with_max_flight_data_size(MESSAGE_BYTES)
         .build(input);
-    AnswerStream { messages, _guard: StopOnDrop(state.clone()), state, schema, limits, tick: None }
+    AnswerStream { messages, _guard: StopOnDrop(state.clone()), state, schema, limits, tick: None, skipped }
 }
 
 /// Computes one batch. A panic becomes an error of this query alone.
@@ -161,6 +164,8 @@ pub struct AnswerStream {
     limits: Arc<FlightLimits>,
     /// Runs only while the stream is quiet, so that a small answer never touches the timer.
     tick: Option<Pin<Box<Sleep>>>,
+    /// What the answer went without; told behind its last row.
+    skipped: Option<Arc<Skipped>>,
     _guard: StopOnDrop,
 }
 
@@ -177,6 +182,11 @@ impl Stream for AnswerStream {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if let Poll::Ready(message) = self.messages.poll_next_unpin(cx) {
             self.tick = None;
+            if message.is_none()
+                && let Some(skipped) = self.skipped.take().filter(|skipped| !skipped.is_empty())
+            {
+                return Poll::Ready(Some(told(&self.schema, &skipped)));
+            }
             return Poll::Ready(message.map(|message| message.map_err(Status::from)));
         }
         loop {
@@ -194,6 +204,28 @@ impl Stream for AnswerStream {
             }
         }
     }
+}
+
+/// What the answer went without, in an empty batch: clients that look at rows only are not disturbed.
+fn told(schema: &SchemaRef, skipped: &Skipped) -> Result<FlightData, Status> {
+    let (places, more) = skipped.places();
+    let places: Vec<_> = places.iter().map(place_json).collect();
+    let metadata = json!({"damage": {"places": places, "more": more}});
+    Ok(sign_of_life(schema)?.with_app_metadata(metadata.to_string()))
+}
+
+/// A place that cannot be read, as answers and `stats` name it.
+pub(crate) fn place_json(place: &DamagedPlace) -> serde_json::Value {
+    json!({
+        "path": place.path,
+        "offset": place.offset,
+        "table": place.table,
+        "device": place.device,
+        "first": time_text(place.first_ns),
+        "last": time_text(place.last_ns),
+        "rows": if place.rows == 0 { None } else { Some(place.rows) },
+        "cause": place.cause,
+    })
 }
 
 /// An empty record batch as a message.

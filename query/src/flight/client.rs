@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::time::Duration;
 
-use arrow::datatypes::Schema;
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
-use arrow_flight::decode::FlightRecordBatchStream;
+use arrow_flight::decode::{DecodedPayload, FlightDataDecoder};
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{Action, FlightClient, FlightDescriptor, FlightInfo, Ticket};
 use bytes::Bytes;
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Status};
 
@@ -156,7 +156,7 @@ impl QueryClient {
     /// When the node refuses the question.
     pub async fn query(&self, question: &str) -> Result<Answer, ClientError> {
         let batches = self.flight()?.do_get(Ticket::new(question.to_owned())).await?;
-        Ok(Answer { batches })
+        Ok(Answer { messages: batches.into_inner(), schema: None, damage: None })
     }
 
     /// Runs an action and collects its results.
@@ -211,7 +211,9 @@ impl QueryClient {
 
 /// The record batches of an answer, as they arrive.
 pub struct Answer {
-    batches: FlightRecordBatchStream,
+    messages: FlightDataDecoder,
+    schema: Option<SchemaRef>,
+    damage: Option<serde_json::Value>,
 }
 
 impl Answer {
@@ -221,19 +223,27 @@ impl Answer {
     /// When the node fails or the connection breaks while the answer is under way.
     pub async fn next(&mut self) -> Result<Option<RecordBatch>, ClientError> {
         loop {
-            match self.batches.next().await {
-                // Empty batches keep quiet streams alive and say nothing.
-                Some(Ok(batch)) if batch.num_rows() == 0 => {}
-                Some(Ok(batch)) => return Ok(Some(batch)),
-                Some(Err(error)) => return Err(error.into()),
-                None => return Ok(None),
+            let Some(message) = self.messages.next().await.transpose()? else { return Ok(None) };
+            if let Ok(serde_json::Value::Object(mut metadata)) = serde_json::from_slice(&message.inner.app_metadata) {
+                self.damage = metadata.remove("damage").or(self.damage.take());
+            }
+            match message.payload {
+                DecodedPayload::Schema(schema) => self.schema = Some(schema),
+                // Empty batches keep quiet streams alive or bring metadata.
+                DecodedPayload::RecordBatch(batch) if batch.num_rows() > 0 => return Ok(Some(batch)),
+                DecodedPayload::RecordBatch(_) | DecodedPayload::None => {}
             }
         }
     }
 
     /// The schema, known after the first call of [`Answer::next`].
-    pub fn schema(&self) -> Option<&arrow::datatypes::SchemaRef> {
-        self.batches.schema()
+    pub fn schema(&self) -> Option<&SchemaRef> {
+        self.schema.as_ref()
+    }
+
+    /// What the answer went without because a file is damaged, known at its end: an object with `places` and `more`.
+    pub fn damage(&self) -> Option<&serde_json::Value> {
+        self.damage.as_ref()
     }
 
     /// All batches.
@@ -250,7 +260,7 @@ impl Answer {
 
     /// The batches as a stream.
     pub fn into_stream(self) -> impl Stream<Item = Result<RecordBatch, ClientError>> {
-        self.batches.map_err(ClientError::from)
+        stream::unfold(self, |mut answer| async move { answer.next().await.transpose().map(|batch| (batch, answer)) })
     }
 }
 

@@ -7,7 +7,7 @@ use prost::Message;
 use tonic::Status;
 
 use super::status::query_status;
-use crate::request::{DeviceSelection, RangeRequest, Request, Time};
+use crate::request::{DeviceSelection, OnDamage, RangeRequest, Request, Time};
 
 /// The question in a ticket or command.
 pub(crate) fn question(bytes: &[u8]) -> Result<Request, Status> {
@@ -56,6 +56,7 @@ pub(crate) fn whole_table(table: &str) -> Request {
         fields: None,
         condition: None,
         limit: None,
+        damage: OnDamage::default(),
     })
 }
 

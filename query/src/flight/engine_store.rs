@@ -9,14 +9,18 @@ use tidewell_codec::Batch;
 use tidewell_engine::clock::{Clock, SystemClock};
 use tidewell_engine::memory::MemoryBudget;
 use tidewell_engine::quarantine::{Quarantined, Released};
-use tidewell_engine::{Append, Delete, Engine, Error, Refusal, Retention, ShardFigures, TableFigures, TableSchema};
+use tidewell_engine::{
+    Append, DamageReport, Delete, Engine, Error, Refusal, Retention, ShardFigures, Skipped, Snapshot, TableFigures,
+    TableSchema,
+};
 use tonic::Status;
 
+use super::answer::place_json;
 use super::auth::DeviceScope;
 use super::plan::plan;
 use super::store::{Backups, DevicePages, Plan, Store};
 use crate::query::{CancelFlag, QueryLimits};
-use crate::request::Request;
+use crate::request::{OnDamage, Request};
 
 /// Memtables of a shard up to this size are gathered in well under a millisecond.
 const LOOK_BYTES_MAX: u64 = 8 << 20;
@@ -47,12 +51,25 @@ impl EngineStore {
     }
 }
 
+impl EngineStore {
+    /// What can be read of this moment. Damage is told by health, metrics and the answers that it hits.
+    fn served(&self) -> Snapshot {
+        self.engine.snapshot().going_without(Arc::default())
+    }
+}
+
 impl Store for EngineStore {
     fn plan(&self, request: &Request, scope: &DeviceScope, cancel: CancelFlag) -> Result<Plan, Status> {
         // A scan gathers a device's rows in memory at once, so looking ahead is cheap only while memtables are small.
         let figures = self.engine.figures();
         let look = figures.iter().all(|shard| shard.memtables_sealed == 0 && shard.memtable_bytes <= LOOK_BYTES_MAX);
-        plan(&self.engine.snapshot(), request, scope, self.limits.clone(), cancel, look)
+        if request.on_damage() == OnDamage::Refuse {
+            return plan(&self.engine.snapshot(), request, scope, self.limits.clone(), cancel, look);
+        }
+        let skipped = Arc::new(Skipped::default());
+        let snapshot = self.engine.snapshot().going_without(Arc::clone(&skipped));
+        let plan = plan(&snapshot, request, scope, self.limits.clone(), cancel, look)?;
+        Ok(Plan { skipped: Some(skipped), ..plan })
     }
 
     fn memory(&self) -> Option<Arc<MemoryBudget>> {
@@ -64,14 +81,14 @@ impl Store for EngineStore {
     }
 
     fn has_devices(&self, table: &str, scope: &DeviceScope) -> Result<bool, Error> {
-        match self.engine.snapshot().table(table) {
+        match self.served().table(table) {
             Some(view) => Ok(view.devices()?.iter().any(|device| scope.contains(device))),
             None => Ok(false),
         }
     }
 
     fn devices(&self) -> DevicePages {
-        Box::new(self.engine.snapshot().device_pages())
+        Box::new(self.served().device_pages())
     }
 
     fn quarantined(&self, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Quarantined>, Error> {
@@ -150,8 +167,19 @@ impl Store for EngineStore {
             "misses": cache.misses,
             "evictions": cache.evicted,
         });
-        json!({"tables": tables, "shards": shards, "cache": cache})
+        let damage = damage_json(&self.engine.damage());
+        json!({"tables": tables, "shards": shards, "cache": cache, "damage": damage})
     }
+}
+
+/// All that is known to be damaged.
+fn damage_json(damage: &DamageReport) -> Value {
+    json!({
+        "segments_set_aside": damage.set_aside.iter().map(place_json).collect::<Vec<_>>(),
+        "places": damage.places.iter().map(place_json).collect::<Vec<_>>(),
+        "place_count": damage.place_count,
+        "log": damage.log,
+    })
 }
 
 fn table_json(table: &TableSchema) -> Value {

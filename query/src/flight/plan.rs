@@ -44,7 +44,7 @@ pub fn plan<S: Source>(
     let schema = answer_schema(query.schema());
     let small = look && is_small(source, request, scope).map_err(|error| query_status(&error))?;
     let batches = Box::new(QueryBatches { schema: schema.clone(), step: Step::Prepared(Box::new(query)) });
-    Ok(Plan { schema, small, batches })
+    Ok(Plan { schema, small, batches, skipped: None })
 }
 
 /// Whether few rows of few named devices can be touched at all.

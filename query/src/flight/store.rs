@@ -8,7 +8,7 @@ use arrow::record_batch::RecordBatch;
 use tidewell_codec::Batch;
 use tidewell_engine::memory::MemoryBudget;
 use tidewell_engine::quarantine::{Quarantined, Released};
-use tidewell_engine::{Append, Delete, DeviceInfo, Error, Refusal, Retention, TableFigures, TableSchema};
+use tidewell_engine::{Append, Delete, DeviceInfo, Error, Refusal, Retention, Skipped, TableFigures, TableSchema};
 use tonic::Status;
 
 use super::auth::DeviceScope;
@@ -29,6 +29,8 @@ pub struct Plan {
     pub small: bool,
     /// The answer. Nothing is computed before the first batch is asked for.
     pub batches: Batches,
+    /// Where the answer notes what it goes without because it cannot be read.
+    pub skipped: Option<Arc<Skipped>>,
 }
 
 /// A node as the query address sees it. All calls may block, and see every row acknowledged before.

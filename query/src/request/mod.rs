@@ -69,6 +69,34 @@ impl Request {
             Self::Watch(_) => None,
         }
     }
+
+    /// What to do about damage.
+    pub fn on_damage(&self) -> OnDamage {
+        match self {
+            Self::Range(r) => r.damage,
+            Self::Latest(r) => r.damage,
+            Self::Downsample(r) => r.damage,
+            Self::Threshold(r) => r.damage,
+            Self::Watch(_) => OnDamage::Skip,
+        }
+    }
+}
+
+/// What an answer does about rows that cannot be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDamage {
+    /// It goes without them and says so behind its last row.
+    #[default]
+    Skip,
+    /// It is an error.
+    Refuse,
+}
+
+impl OnDamage {
+    fn is_skip(&self) -> bool {
+        *self == Self::Skip
+    }
 }
 
 // A derived implementation would accept a second key after the first; the contract wants exactly one.
@@ -128,6 +156,9 @@ pub struct RangeRequest {
     /// Most rows to answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,
+    /// What to do about rows that cannot be read because a file is damaged.
+    #[serde(default, skip_serializing_if = "OnDamage::is_skip")]
+    pub damage: OnDamage,
 }
 
 /// One row per device: the last value of each field that is not null.
@@ -145,6 +176,9 @@ pub struct LatestRequest {
     /// Newest time that counts, inclusive; absent = no bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub as_of: Option<Time>,
+    /// What to do about rows that cannot be read because a file is damaged.
+    #[serde(default, skip_serializing_if = "OnDamage::is_skip")]
+    pub damage: OnDamage,
 }
 
 /// Aggregates per window of time.
@@ -180,6 +214,9 @@ pub struct DownsampleRequest {
     /// What windows without a value show.
     #[serde(default)]
     pub fill: Fill,
+    /// What to do about rows that cannot be read because a file is damaged.
+    #[serde(default, skip_serializing_if = "OnDamage::is_skip")]
+    pub damage: OnDamage,
 }
 
 fn utc() -> String {
@@ -309,6 +346,9 @@ pub struct ThresholdRequest {
     /// What to answer.
     #[serde(default, rename = "return")]
     pub answer: ThresholdAnswer,
+    /// What to do about rows that cannot be read because a file is damaged.
+    #[serde(default, skip_serializing_if = "OnDamage::is_skip")]
+    pub damage: OnDamage,
 }
 
 /// The shape of a threshold's answer.

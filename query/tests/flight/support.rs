@@ -246,7 +246,7 @@ impl Store for Script {
             "empty" => Box::new(std::iter::empty()),
             other => return Err(Status::not_found(format!("unknown table `{other}`"))),
         };
-        Ok(Plan { schema: schema(), small: table == "tiny" || table == "panics inline", batches })
+        Ok(Plan { schema: schema(), small: table == "tiny" || table == "panics inline", batches, skipped: None })
     }
 
     fn tables(&self) -> Vec<Arc<TableSchema>> {
