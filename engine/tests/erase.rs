@@ -1,6 +1,6 @@
 //! Owns the proof that what was deleted is in no answer from then on, and in no file once segments were merged: like a naive
 //! map, whatever was flushed, merged, reopened or lost in between.
-#![allow(missing_docs, reason = "a test target")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test target")]
 
 mod common;
 
@@ -443,4 +443,21 @@ fn deletes_that_make_no_sense_are_refused_in_words() {
         let error = engine.delete(&[delete]).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
     }
+}
+
+/// Such rows are in the log and nowhere else: forgetting the cut-off with the table must not bring them back.
+#[test]
+fn rows_that_came_too_late_for_retention_stay_away_when_their_table_is_dropped() {
+    let (storage, clock) = (Memory::new(), SetClock::new());
+    let mut world = World::default();
+    let engine = open(Arc::new(storage.clone()), &clock);
+    world.append(&engine, TABLES[0], &rows(DEVICES[0], 5 * DAY_NS..5 * DAY_NS + 2));
+    engine.set_retention(TABLES[0], Retention { raw_ns: Some(2 * DAY_NS as u64), ..Retention::default() }).unwrap();
+    engine.flush().unwrap();
+    world.append(&engine, TABLES[0], &rows(DEVICES[0], DAY_NS..DAY_NS + 3));
+    engine.drop_table(TABLES[0]).unwrap();
+    drop(engine);
+    let engine = open(Arc::new(storage.crash(1)), &clock);
+    assert!(scan(&engine, TABLES[0], DEVICES[0], i64::MIN, i64::MAX).is_empty());
+    assert_eq!(engine.figures().iter().map(|shard| shard.memtable_bytes).sum::<u64>(), 0);
 }
