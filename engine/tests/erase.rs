@@ -394,6 +394,31 @@ fn deletes_hold_while_files_are_flushed_and_merged_in_the_background() {
 }
 
 #[test]
+fn a_delete_hides_nothing_later_when_the_newest_files_of_its_time_are_gone() {
+    let storage = Memory::new();
+    let engine = open(Arc::new(storage.clone()), &SetClock::new());
+    let mut world = World::default();
+    world.append(&engine, TABLES[0], &rows("truck_1", 0..10));
+    engine.flush().unwrap();
+    for round in 0..3 {
+        world.append(&engine, TABLES[1], &rows("truck_1", round..round + 10));
+        engine.flush().unwrap();
+    }
+    let delete = delete_of("truck_1", Some((0, 5)));
+    engine.delete(std::slice::from_ref(&delete)).unwrap();
+    world.delete(&delete);
+    // Flush numbers go on where the delete saw them, although no file has the last of them any more.
+    engine.drop_table(TABLES[1]).unwrap();
+    world.drop_table(TABLES[1]);
+    engine.close().unwrap();
+    drop(engine);
+    let engine = open(Arc::new(storage), &SetClock::new());
+    world.append(&engine, TABLES[0], &rows("truck_1", 3..6));
+    engine.flush().unwrap();
+    world.check(&engine);
+}
+
+#[test]
 fn attributes_go_with_the_whole_device_only() {
     let engine = open(Arc::new(Memory::new()), &SetClock::new());
     let mut world = World::default();
