@@ -76,6 +76,10 @@ pub enum Command {
     Verify(crate::inspect::VerifyArgs),
     /// Make a stopped node's damaged data directory serve again; names what is lost, deletes nothing
     Repair(crate::repair::RepairArgs),
+    /// Back up a running node to a folder or a bucket; list and prune backups
+    Backup(crate::backup::BackupArgs),
+    /// Make a data directory out of a backup, every checksum checked
+    Restore(crate::backup::RestoreArgs),
     /// Measure a node: send or ask at full speed, then read back what was acknowledged
     #[command(subcommand)]
     Bench(crate::bench::BenchCommand),

@@ -78,6 +78,8 @@ pub struct Config {
     pub ingest: IngestSettings,
     /// Limits of the query address.
     pub query: QuerySettings,
+    /// Where backups may go.
+    pub backup: BackupSettings,
     /// Log output.
     pub log: LogSettings,
     /// Who may write and read which devices, beside `grants.toml` in the folder of certificates. Read again on SIGHUP.
@@ -148,6 +150,33 @@ pub struct QuerySettings {
     pub concurrent_max: Number,
 }
 
+/// `[backup]`: where backups may go.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BackupSettings {
+    /// Folders (absolute) and `s3://BUCKET/PREFIX`; a backup goes to one of them or below, to the first when none is asked
+    /// for. As text, separated by commas. None: no backups.
+    #[serde(deserialize_with = "words")]
+    pub destinations: Vec<String>,
+}
+
+/// A list of texts, also when it comes as one text from the environment.
+fn words<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        List(Vec<String>),
+        Text(String),
+    }
+    match Either::deserialize(deserializer) {
+        Ok(Either::List(list)) => Ok(list),
+        Ok(Either::Text(text)) => {
+            Ok(text.split(',').map(|word| word.trim().to_owned()).filter(|word| !word.is_empty()).collect())
+        }
+        Err(_) => Err(serde::de::Error::custom("expected a list of texts")),
+    }
+}
+
 /// `[log]`: log output.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -215,6 +244,7 @@ impl Default for Config {
             engine: EngineSettings::default(),
             ingest: IngestSettings::default(),
             query: QuerySettings::default(),
+            backup: BackupSettings::default(),
             log: LogSettings::default(),
             grants: Grants::default(),
         }
@@ -431,6 +461,10 @@ impl Config {
                 self.ingest.in_flight.to_string(),
                 "16MiB (one batch of the largest size) or more, or 0 (its part of memory_limit)",
             );
+        }
+        for destination in &self.backup.destinations {
+            crate::backup::check_name(destination)
+                .map_err(|error| usage(format!("configuration: backup.destinations: {error}")))?;
         }
         if self.query.concurrent_max.0 == 0 {
             return bad("query.concurrent_max", "0".into(), "1 or more");

@@ -4,6 +4,7 @@
 //! - [`serve`]: start order, stop order; [`admin`]: metrics and health over HTTP; [`telemetry`]: logs
 //! - [`load`], [`query`], [`cert`], [`inspect`]: the commands for data, questions, certificates, damage
 //! - [`erase`], [`quarantine`]: what an operator does about rows of a running node, by [`act`]ions
+//! - [`backup`]: copies of all data to folders and buckets, and back
 //! - [`demo`], [`mod@bench`]: the whole loop to look at, and to measure
 //! - [`connect`], [`last_node`], [`output`], [`failure`]: which node, printed how, ended how
 
@@ -11,6 +12,7 @@
 
 pub mod act;
 pub mod admin;
+pub mod backup;
 pub mod bench;
 pub mod callers;
 pub mod cert;
@@ -55,6 +57,8 @@ pub fn run(cli: Cli) -> Result<u8> {
             "watch: standing rules are not in this release; `tidewell query threshold` answers the same question over stored rows",
         )),
         Command::Demo(args) => runtime()?.block_on(demo::run(args)),
+        Command::Backup(args) => runtime()?.block_on(backup::run(args)),
+        Command::Restore(args) => runtime()?.block_on(backup::run_restore(args)),
         Command::Load(args) => runtime()?.block_on(load::run(*args)),
         Command::Delete(args) => runtime()?.block_on(erase::delete(args)),
         Command::Retention(command) => runtime()?.block_on(erase::retention(command)),

@@ -21,12 +21,13 @@ use tidewell_engine::storage::Disk;
 use tidewell_engine::{Engine, EngineConfig, Error as EngineError, RecoveryReport};
 use tidewell_ingest::server::{Server, ServerConfig, StartError};
 use tidewell_query::QueryLimits;
-use tidewell_query::flight::{self, EngineStore, FlightLimits, FlightQueries};
+use tidewell_query::flight::{self, Backups, EngineStore, FlightLimits, FlightQueries};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::admin;
+use crate::backup::NodeBackups;
 use crate::callers::Callers;
 use crate::cli::GlobalArgs;
 use crate::config::{self, Config, ServeArgs};
@@ -84,7 +85,9 @@ async fn node(args: ServeArgs, global: GlobalArgs, config: Config) -> Result<u8>
     let ingest_addr = ingest.local_addr().context("ingest address")?;
     let callers = Arc::new(Callers::new(tls.grants.clone(), tls.material.revoked().context("revocation list")?));
     let service = FlightQueries::new(
-        Arc::new(EngineStore::new(engine.clone(), QueryLimits::default())),
+        Arc::new(
+            EngineStore::new(engine.clone(), QueryLimits::default()).with_backups(backups(&config, &engine, &data_dir)),
+        ),
         callers.clone(),
         FlightLimits {
             queries: config.query.concurrent_max.0 as usize,
@@ -164,6 +167,15 @@ async fn node(args: ServeArgs, global: GlobalArgs, config: Config) -> Result<u8>
             Ok(EXIT_FAILED)
         }
     }
+}
+
+/// Backups, when the configuration has a place for them.
+fn backups(config: &Config, engine: &Arc<Engine>, data_dir: &Path) -> Option<Arc<dyn Backups>> {
+    let destinations = config.backup.destinations.clone();
+    let runtime = tokio::runtime::Handle::current();
+    let make =
+        || Arc::new(NodeBackups::new(engine.clone(), data_dir.to_owned(), destinations.clone(), runtime)) as Arc<_>;
+    (!destinations.is_empty()).then(make)
 }
 
 /// Resolves when standard input ends, if that is wanted: so a node goes with the program that started it.

@@ -31,6 +31,7 @@ pub struct Engine {
     config: Arc<EngineConfig>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) manifest: Arc<Mutex<Manifest>>,
+    pub(crate) storage: Arc<dyn Storage>,
     pub(crate) attributes: RwLock<Registry>,
     pub(crate) shards: Vec<Shard>,
     /// Held for writing while tables change in more than one place, so that a snapshot has all of it or nothing.
@@ -85,6 +86,7 @@ impl Engine {
             config: opened.config,
             catalog: opened.catalog,
             manifest: opened.manifest,
+            storage,
             attributes: RwLock::new(opened.attributes),
             shards: opened.shards,
             moment: RwLock::new(()),

@@ -18,10 +18,12 @@
 //! - [`totals`]: how numbers are added up, for whoever sums rows
 //! - [`damage`]: what is known of places that cannot be read, and answers that went without them
 //! - [`storage`]: the only door to files; [`clock`]: the only clock
+//! - [`backup`]: all that makes the directory again as it was at one moment
 //! - [`verify`]: every checksum and invariant, offline; [`repair`]: what to do about it
 //!
 //! It is *not* a server and *not* a query engine: see the `ingest` and `query` crates.
 
+pub mod backup;
 pub mod catalog;
 pub mod clock;
 pub mod config;
@@ -49,6 +51,7 @@ pub mod types;
 pub mod upkeep;
 pub mod verify;
 
+pub use backup::BackupView;
 pub use config::EngineConfig;
 pub use damage::{DamageReport, DamagedPlace, SetAside, Skipped};
 pub use engine::Engine;

@@ -1,6 +1,6 @@
 //! Owns the proof that what was deleted is in no answer from then on, and in no file once segments were merged: like a naive
 //! map, whatever was flushed, merged, reopened or lost in between.
-#![allow(missing_docs, reason = "a test target")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test target")]
 
 mod common;
 
@@ -394,6 +394,31 @@ fn deletes_hold_while_files_are_flushed_and_merged_in_the_background() {
 }
 
 #[test]
+fn a_delete_hides_nothing_later_when_the_newest_files_of_its_time_are_gone() {
+    let storage = Memory::new();
+    let engine = open(Arc::new(storage.clone()), &SetClock::new());
+    let mut world = World::default();
+    world.append(&engine, TABLES[0], &rows("truck_1", 0..10));
+    engine.flush().unwrap();
+    for round in 0..3 {
+        world.append(&engine, TABLES[1], &rows("truck_1", round..round + 10));
+        engine.flush().unwrap();
+    }
+    let delete = delete_of("truck_1", Some((0, 5)));
+    engine.delete(std::slice::from_ref(&delete)).unwrap();
+    world.delete(&delete);
+    // Flush numbers go on where the delete saw them, although no file has the last of them any more.
+    engine.drop_table(TABLES[1]).unwrap();
+    world.drop_table(TABLES[1]);
+    engine.close().unwrap();
+    drop(engine);
+    let engine = open(Arc::new(storage), &SetClock::new());
+    world.append(&engine, TABLES[0], &rows("truck_1", 3..6));
+    engine.flush().unwrap();
+    world.check(&engine);
+}
+
+#[test]
 fn attributes_go_with_the_whole_device_only() {
     let engine = open(Arc::new(Memory::new()), &SetClock::new());
     let mut world = World::default();
@@ -418,4 +443,21 @@ fn deletes_that_make_no_sense_are_refused_in_words() {
         let error = engine.delete(&[delete]).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
     }
+}
+
+/// Such rows are in the log and nowhere else: forgetting the cut-off with the table must not bring them back.
+#[test]
+fn rows_that_came_too_late_for_retention_stay_away_when_their_table_is_dropped() {
+    let (storage, clock) = (Memory::new(), SetClock::new());
+    let mut world = World::default();
+    let engine = open(Arc::new(storage.clone()), &clock);
+    world.append(&engine, TABLES[0], &rows(DEVICES[0], 5 * DAY_NS..5 * DAY_NS + 2));
+    engine.set_retention(TABLES[0], Retention { raw_ns: Some(2 * DAY_NS as u64), ..Retention::default() }).unwrap();
+    engine.flush().unwrap();
+    world.append(&engine, TABLES[0], &rows(DEVICES[0], DAY_NS..DAY_NS + 3));
+    engine.drop_table(TABLES[0]).unwrap();
+    drop(engine);
+    let engine = open(Arc::new(storage.crash(1)), &clock);
+    assert!(scan(&engine, TABLES[0], DEVICES[0], i64::MIN, i64::MAX).is_empty());
+    assert_eq!(engine.figures().iter().map(|shard| shard.memtable_bytes).sum::<u64>(), 0);
 }

@@ -173,6 +173,15 @@ pub struct LogStats {
     pub file_bytes: u64,
 }
 
+/// A shard's files by rising generation, with their names.
+///
+/// # Errors
+/// When the folder cannot be listed.
+pub fn files(storage: &dyn Storage, shard: u32) -> Result<Vec<(u64, String)>> {
+    let named = |generation| (generation, record::file_name(shard, generation));
+    Ok(generations(storage, shard)?.into_iter().map(named).collect())
+}
+
 /// Generations of a shard's files, rising.
 fn generations(storage: &dyn Storage, shard: u32) -> Result<Vec<u64>> {
     let names = storage.list("log").map_err(Error::io("list", "log"))?;

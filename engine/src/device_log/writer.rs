@@ -27,6 +27,7 @@ pub struct LogWriter {
     file: Option<CurrentFile>,
     /// Where the durable records end.
     end: LogPosition,
+    released: LogPosition,
     next_generation: u64,
     /// Set when a later file was begun, whose header may pin where the current one ends, or when the current file holds
     /// bytes past `end` that were given up and could not be cut off.
@@ -82,6 +83,7 @@ impl LogWriter {
             config,
             file: None,
             end,
+            released: LogPosition::default(),
             next_generation: highest + 1,
             rotate_next: false,
             tried: false,
@@ -190,6 +192,7 @@ impl LogWriter {
     /// # Errors
     /// When a file cannot be removed. That does not poison the log.
     pub fn release_before(&mut self, position: LogPosition) -> Result<()> {
+        self.released = self.released.max(position);
         while let Some(&(generation, bytes)) = self.full.front()
             && generation < position.generation
         {
@@ -231,6 +234,11 @@ impl LogWriter {
     /// Where the durable records end.
     pub fn end(&self) -> LogPosition {
         self.end
+    }
+
+    /// Everything before is in segments, as far as this writer was told.
+    pub fn released(&self) -> LogPosition {
+        self.released
     }
 
     /// Why the log refuses to go on, when it does.

@@ -24,6 +24,7 @@ pub use heads::{heads_name, read_heads, write_heads};
 pub use orphans::orphans;
 pub use state::{ManifestState, SegmentMeta};
 
+use crate::backup::SmallFile;
 use crate::error::{Error, Result};
 use crate::storage::{Storage, StorageFile, write_new_file};
 
@@ -229,6 +230,13 @@ impl Manifest {
             None => Ok(()),
         }
     }
+}
+
+/// The first manifest file of a data directory that is to hold `state`.
+pub(crate) fn snapshot_file(state: &ManifestState) -> SmallFile {
+    let mut bytes = edit::encode_file_header(1).to_vec();
+    edit::encode_record(&state.snapshot(), 1, FILE_HEADER_BYTES as u64, &mut bytes);
+    SmallFile { name: file_name(1), bytes }
 }
 
 fn apply_all(state: &mut ManifestState, edits: &[Edit]) {

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use super::{ManifestState, heads_name};
+use super::ManifestState;
 use crate::error::{Error, Result};
 use crate::segment::segment_name;
 use crate::storage::Storage;
@@ -16,8 +16,7 @@ use crate::summary::{summary_id, summary_name};
 /// When a folder cannot be listed.
 pub fn orphans(storage: &dyn Storage, state: &ManifestState) -> Result<Vec<String>> {
     let mut orphans = Vec::new();
-    let heads: Vec<String> =
-        (0..).zip(&state.heads_files).filter_map(|(shard, number)| number.map(|n| heads_name(shard, n))).collect();
+    let heads = state.heads_names();
     let summaries: HashSet<u64> = state.summaries.keys().map(|(_, id)| *id).collect();
     for (dir, suffix) in [("seg", ".seg"), ("seg", ".sum"), ("heads", ".heads"), ("manifest", "")] {
         for name in storage.list(dir).map_err(Error::io("list", dir))? {

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use super::edit::Edit;
 use super::erasure::{Erasure, Retention};
+use super::heads::heads_name;
 use crate::registry::Registry;
-use crate::summary::SummaryMeta;
+use crate::segment::segment_name;
+use crate::summary::{SummaryMeta, summary_name};
 use crate::types::{FieldDef, LogPosition, TableSchema};
 
 /// What the manifest knows about a segment.
@@ -225,6 +227,18 @@ impl ManifestState {
             self.cut_offs.insert(to.clone(), cut_off);
         }
         Ok(())
+    }
+
+    /// Names of the immutable files that stay for as long as this state lists them, and that a reader can hold.
+    pub fn lasting_files(&self) -> Vec<String> {
+        let summaries = self.summaries.keys().map(|(_, id)| summary_name(*id));
+        self.segments.keys().map(|id| segment_name(*id)).chain(summaries).collect()
+    }
+
+    /// Names of the heads files: replaced at each flush.
+    pub fn heads_names(&self) -> Vec<String> {
+        let numbers = (0..).zip(&self.heads_files);
+        numbers.filter_map(|(shard, number)| number.map(|number| heads_name(shard, number))).collect()
     }
 
     /// A number above those of all erasures that are there or that a segment says to be clean of.

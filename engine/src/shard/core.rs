@@ -7,7 +7,7 @@
 //! - after a failed write or sync nothing is taken any more: what the disk holds is unknown until the next open.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::RwLock;
 
@@ -55,8 +55,16 @@ pub struct ShardCore {
     active_since_ns: Option<i64>,
     /// Bytes that the log had written at the last seal.
     log_bytes_at_seal: u64,
+    /// The log before this is in segments, or in memtables that wait to become segments.
+    sealed_until: LogPosition,
     poisoned: Option<String>,
+    /// While one of these lives no log file is given up, nor written again.
+    holds: Vec<Weak<LogHold>>,
 }
+
+/// Keeps a shard's log files as they are; they go on growing.
+#[derive(Debug)]
+pub struct LogHold;
 
 /// What one producer has to send again.
 #[derive(Default)]
@@ -106,6 +114,7 @@ impl ShardCore {
     /// A shard that goes on after what `log` holds; its memtable and heads have been replayed.
     pub fn new(shard: u32, parts: ShardParts, log: LogWriter, now_ns: i64) -> Self {
         let active_since_ns = (!parts.view.load().active.is_empty()).then_some(now_ns);
+        let sealed_until = log.released();
         Self {
             shard,
             storage: parts.storage,
@@ -122,7 +131,9 @@ impl ShardCore {
             refused: HashMap::new(),
             active_since_ns,
             log_bytes_at_seal: 0,
+            sealed_until,
             poisoned: None,
+            holds: Vec::new(),
         }
     }
 
@@ -371,7 +382,7 @@ impl ShardCore {
         // Groups are padded to sectors, so many tiny ones may fill the disk long before the memory.
         let log_bytes = self.log.stats().bytes_written - self.log_bytes_at_seal;
         let much_log = log_bytes >= 2 * self.config.memtable_bytes as u64;
-        self.poisoned.is_none() && !view.active.is_empty() && (view.active.bytes() >= part || old || much_log)
+        self.poisoned.is_none() && (much_log || !view.active.is_empty() && (view.active.bytes() >= part || old))
     }
 
     /// Whether another memtable may be sealed: no more than the budget's parts wait for the disk.
@@ -389,10 +400,14 @@ impl ShardCore {
         if merging { flushed.saturating_sub(self.config.flushed_segments_max) } else { 0 }
     }
 
-    /// Seals the active memtable; `None` when it has no row. Call between commits.
+    /// Seals the active memtable; `None` when the log has nothing new. Call between commits.
+    ///
+    /// A memtable may be empty although batches came: rows beyond retention are logged and not kept. Their part of the log is
+    /// given up all the same, or it would grow without bound and bring them back once the cut-off is forgotten.
     pub fn seal(&mut self, now_ns: i64) -> Option<Sealed> {
         assert!(self.staged.is_empty(), "a seal between stage and commit would cut a group");
-        if self.poisoned.is_some() || self.view.load().active.is_empty() {
+        let nothing_new = self.view.load().active.is_empty() && self.log.end() <= self.sealed_until;
+        if self.poisoned.is_some() || nothing_new {
             return None;
         }
         let heads = {
@@ -404,15 +419,28 @@ impl ShardCore {
         self.active_since_ns = None;
         self.log_bytes_at_seal = self.log.stats().bytes_written;
         self.stats.memtable_bytes.set(0);
-        Some(Sealed { memtable: self.view.rotate(), until: self.log.end(), heads })
+        self.sealed_until = self.log.end();
+        Some(Sealed { memtable: self.view.rotate(), until: self.sealed_until, heads })
     }
 
     /// The log before `until` is in segments: its files can be used again.
     pub fn release(&mut self, until: LogPosition) {
+        self.holds.retain(|hold| hold.strong_count() > 0);
+        if !self.holds.is_empty() {
+            // The next flush gives them up.
+            return;
+        }
         if let Err(error) = self.log.release_before(until) {
             // The files stay until the next open; nothing is lost.
             tracing::warn!(shard = self.shard, %error, "cannot release log files");
         }
+    }
+
+    /// Where the durable log ends, and a hold on its files.
+    pub fn hold_log(&mut self) -> (LogPosition, Arc<LogHold>) {
+        let hold = Arc::new(LogHold);
+        self.holds.push(Arc::downgrade(&hold));
+        (self.log.end(), hold)
     }
 
     /// Marks the log as ended in good order. Call after the last commit.

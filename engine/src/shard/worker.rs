@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, select, unbounded};
 
 use super::append::Append;
-use super::core::{Sealed, ShardCore};
+use super::core::{LogHold, Sealed, ShardCore};
 use crate::clock::Clock;
 use crate::error::{Error, Refusal, RefusalCode, Result};
 use crate::types::{LogPosition, ProducerId, SeqNo};
@@ -41,6 +41,8 @@ enum Command {
     Skip(ProducerId, SeqNo),
     /// Seal what is there; when it is in segments, do what is to be done then, and answer.
     Flush(Then, Sender<Result<()>>),
+    /// Commit what is there, keep the log's files, and say where the log ends.
+    HoldLog(Sender<(LogPosition, Arc<LogHold>)>),
     /// As a flush, then stand still until the other end of the channel goes.
     Pause(Receiver<()>, Sender<Result<()>>),
     /// Refuse everything behind this, then end.
@@ -124,6 +126,16 @@ impl ShardSender {
         let (reply, answer) = bounded(1);
         self.0.send(Command::Flush(Box::new(then), reply)).map_err(|_| closed())?;
         Ok(FlushWait(answer))
+    }
+
+    /// Keeps the log's files until the hold goes; everything acknowledged before the call lies before the position.
+    ///
+    /// # Errors
+    /// The shard is closed.
+    pub fn hold_log(&self) -> Result<(LogPosition, Arc<LogHold>)> {
+        let (reply, answer) = bounded(1);
+        self.0.send(Command::HoldLog(reply)).map_err(|_| closed())?;
+        answer.recv().map_err(|_| closed())
     }
 
     /// Puts everything that was acknowledged into segments, then stands still until the other end of `resumed` goes.
@@ -213,7 +225,7 @@ impl Worker {
                 Command::Flush(_, reply) | Command::Pause(_, reply) => {
                     let _ = reply.send(Err(closed()));
                 }
-                Command::Skip(..) | Command::Stop => {}
+                Command::Skip(..) | Command::HoldLog(_) | Command::Stop => {}
             }
         }
         self.core.close();
@@ -232,6 +244,10 @@ impl Worker {
                     self.seal();
                     // The flusher ends only after this thread, so the barrier is always answered.
                     let _ = self.jobs.send(FlushJob::Barrier(then, reply));
+                }
+                Command::HoldLog(reply) => {
+                    self.commit();
+                    let _ = reply.send(self.core.hold_log());
                 }
                 Command::Pause(resumed, reply) => {
                     self.commit();

@@ -1,5 +1,6 @@
 //! Owns the actions of the query address: what each needs, does and returns; does not check certificates.
 
+mod backup;
 mod quarantine;
 
 use std::collections::BTreeMap;
@@ -40,10 +41,13 @@ pub(crate) enum Kind {
     QuarantineList,
     QuarantineRelease,
     QuarantineDrop,
+    Backup,
+    BackupList,
+    BackupPrune,
 }
 
 /// Every action: name, kind, description.
-const ACTIONS: [(&str, Kind, &str); 14] = [
+const ACTIONS: [(&str, Kind, &str); 17] = [
     ("flush", Kind::Flush, "Writes rows in memory to segments. No body. Needs admin. Returns {\"flushed\":true}."),
     ("compact", Kind::Compact, "Merges segments now. No body. Needs admin. Returns {\"compacted\":true}."),
     ("stats", Kind::Stats, "Counters and sizes. No body. Needs reader. Returns one JSON object."),
@@ -112,6 +116,25 @@ const ACTIONS: [(&str, Kind, &str); 14] = [
         Kind::QuarantineDrop,
         "Deletes such rows. Body: {\"table\":\"readings\",\"device\":\"truck_1\"}. Needs admin. Returns {\"dropped\":3}.",
     ),
+    (
+        "backup",
+        Kind::Backup,
+        "Copies what a place for backups lacks, while the node goes on. Body: none or {\"to\":\"/backups\"}, one of the \
+         node's destinations or below. Needs admin. Returns {\"name\":…,\"to\":…,\"files\":9,\"bytes\":…,\"new_files\":2,\
+         \"new_bytes\":…,\"linked\":0,\"damage\":[]}.",
+    ),
+    (
+        "backup.list",
+        Kind::BackupList,
+        "Completed backups, oldest first. Body: as for backup. Needs admin. Returns one JSON object per backup: name, \
+         files, bytes, damage; or name, error.",
+    ),
+    (
+        "backup.prune",
+        Kind::BackupPrune,
+        "Removes all backups but the newest, and the files that only they had. Body: {\"keep\":7}, and \"to\" as for backup. \
+         Needs admin. Returns {\"removed\":1,\"removed_files\":3,\"removed_bytes\":…,\"kept\":7}.",
+    ),
 ];
 
 /// Actions of Flight SQL that drivers send before anything else.
@@ -165,7 +188,10 @@ pub(crate) fn admit(action: &Action, caller: &Principal) -> Result<Kind, Status>
         | Kind::TableDrop
         | Kind::TableRename
         | Kind::QuarantineRelease
-        | Kind::QuarantineDrop => Roles { reader: false, writer: false, admin: true },
+        | Kind::QuarantineDrop
+        | Kind::Backup
+        | Kind::BackupList
+        | Kind::BackupPrune => Roles { reader: false, writer: false, admin: true },
         Kind::Stats | Kind::Devices | Kind::RetentionGet | Kind::TableList | Kind::QuarantineList => Roles::READER,
         Kind::Describe => Roles::WRITER,
     };
@@ -204,6 +230,9 @@ pub(crate) fn run(kind: Kind, body: &[u8], store: &Arc<dyn Store>, caller: &Prin
         Kind::QuarantineList => quarantine::list(body, store, caller),
         Kind::QuarantineRelease => quarantine::release(body, store),
         Kind::QuarantineDrop => quarantine::drop(body, store),
+        Kind::Backup => backup::make(body, store),
+        Kind::BackupList => backup::list(body, store),
+        Kind::BackupPrune => backup::prune(body, store),
     }
 }
 

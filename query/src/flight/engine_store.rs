@@ -18,7 +18,7 @@ use tonic::Status;
 use super::answer::place_json;
 use super::auth::DeviceScope;
 use super::plan::plan;
-use super::store::{DevicePages, Plan, Store};
+use super::store::{Backups, DevicePages, Plan, Store};
 use crate::query::{CancelFlag, QueryLimits};
 use crate::request::{OnDamage, Request};
 
@@ -29,6 +29,7 @@ const LOOK_BYTES_MAX: u64 = 8 << 20;
 pub struct EngineStore {
     engine: Arc<Engine>,
     limits: QueryLimits,
+    backups: Option<Arc<dyn Backups>>,
 }
 
 impl EngineStore {
@@ -36,7 +37,17 @@ impl EngineStore {
     /// lifted here: the service counts computing time and stalls apart (see `FlightLimits`).
     pub fn new(engine: Arc<Engine>, limits: QueryLimits) -> Self {
         let memory = Some(engine.config().memory.clone());
-        Self { engine, limits: QueryLimits { time_max: Duration::from_secs(365 * 86_400), memory, ..limits } }
+        Self {
+            engine,
+            limits: QueryLimits { time_max: Duration::from_secs(365 * 86_400), memory, ..limits },
+            backups: None,
+        }
+    }
+
+    /// The same, with backups.
+    #[must_use]
+    pub fn with_backups(self, backups: Option<Arc<dyn Backups>>) -> Self {
+        Self { backups, ..self }
     }
 }
 
@@ -118,6 +129,10 @@ impl Store for EngineStore {
 
     fn compact(&self) -> Result<(), Error> {
         self.engine.compact()
+    }
+
+    fn backups(&self) -> Option<Arc<dyn Backups>> {
+        self.backups.clone()
     }
 
     fn delete(&self, deletes: &[Delete]) -> Result<(), Error> {

@@ -33,5 +33,5 @@ pub use plan::plan;
 pub use running::FlightLimits;
 pub use server::{ServeError, serve_flight};
 pub use service::FlightQueries;
-pub use store::{Batches, DevicePages, Plan, Store};
+pub use store::{Backups, Batches, DevicePages, Plan, Store};
 pub use tls::{TlsError, TlsSource};

@@ -142,4 +142,30 @@ pub trait Store: Send + Sync + 'static {
 
     /// Counters and sizes as one JSON object.
     fn stats(&self) -> serde_json::Value;
+
+    /// What makes backups, when the node is told where they may go.
+    fn backups(&self) -> Option<Arc<dyn Backups>> {
+        None
+    }
+}
+
+/// Makes and keeps backups. All calls may block for long; `to` is one of the node's destinations, or none for the first.
+pub trait Backups: Send + Sync + 'static {
+    /// Makes a backup of this moment.
+    ///
+    /// # Errors
+    /// When the destination is not one of the node's, or cannot be written.
+    fn make(&self, to: Option<&str>) -> Result<serde_json::Value, Status>;
+
+    /// Completed backups, oldest first.
+    ///
+    /// # Errors
+    /// When the destination is not one of the node's, or cannot be read.
+    fn list(&self, to: Option<&str>) -> Result<Vec<serde_json::Value>, Status>;
+
+    /// Removes all backups but the newest `keep`, and the files that only they had.
+    ///
+    /// # Errors
+    /// As [`Backups::make`].
+    fn prune(&self, to: Option<&str>, keep: usize) -> Result<serde_json::Value, Status>;
 }
