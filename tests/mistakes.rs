@@ -301,12 +301,13 @@ fn inspect_and_verify_read_what_a_node_left() {
     let answer: serde_json::Value = serde_json::from_str(&said.out).unwrap();
     assert!(said.code == Some(1) && answer["damage"].to_string().contains(name), "{said:?}");
     assert_eq!(std::fs::read(segment).unwrap(), bytes);
-    // A node that serves the rest says which file it is, too.
+    // A node that serves the rest says which file it is, too, to whoever wants all or nothing.
     let node = Node::start(&data, &[], None);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let query = node.query().await;
-        let question = r#"{"range": {"table": "readings", "start": 0, "end": "2100-01-01T00:00:00Z"}}"#;
+        let question =
+            r#"{"range": {"table": "readings", "start": 0, "end": "2100-01-01T00:00:00Z", "damage": "refuse"}}"#;
         let error = match query.query(question).await {
             Ok(answer) => answer.collect().await.unwrap_err(),
             Err(error) => error,
