@@ -306,7 +306,8 @@ fn inspect_and_verify_read_what_a_node_left() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let query = node.query().await;
-        let question = r#"{"range": {"table": "readings", "start": 0, "end": "2100-01-01T00:00:00Z"}}"#;
+        let question =
+            r#"{"range": {"table": "readings", "start": 0, "end": "2100-01-01T00:00:00Z", "damage": "refuse"}}"#;
         let error = match query.query(question).await {
             Ok(answer) => answer.collect().await.unwrap_err(),
             Err(error) => error,
