@@ -301,7 +301,7 @@ fn inspect_and_verify_read_what_a_node_left() {
     let answer: serde_json::Value = serde_json::from_str(&said.out).unwrap();
     assert!(said.code == Some(1) && answer["damage"].to_string().contains(name), "{said:?}");
     assert_eq!(std::fs::read(segment).unwrap(), bytes);
-    // A node that serves the rest says which file it is, too.
+    // A node that serves the rest says which file it is, too, to whoever wants all or nothing.
     let node = Node::start(&data, &[], None);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {

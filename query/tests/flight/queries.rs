@@ -364,8 +364,8 @@ async fn damaged_blocks_are_left_out_by_name_or_refused_and_the_rest_answers() {
     node.drive("truck_9", 0..10);
     let server = node.serve().await;
     let client = server.admin().await;
-    let question = over_the_day("range", json!({"devices": ["truck_1"], "damage": "refuse"})).to_string();
-    let (code, words) = match client.query(&question).await {
+    let all_or_nothing = over_the_day("range", json!({"devices": ["truck_1"], "damage": "refuse"}));
+    let (code, words) = match client.query(&all_or_nothing.to_string()).await {
         Ok(answer) => refused(answer.collect().await),
         Err(error) => refused::<()>(Err(error)),
     };
