@@ -240,6 +240,26 @@ fn a_damaged_block_is_left_out_and_its_neighbours_are_not() {
 }
 
 #[test]
+fn a_segment_that_was_set_aside_goes_and_is_renamed_with_its_table() {
+    let storage: Arc<dyn Storage> = Arc::new(Memory::new());
+    fill(&storage);
+    let mut files = files(&*storage);
+    let (_, bytes) = files.iter_mut().rev().find(|(path, _)| path.ends_with(".seg")).unwrap();
+    let end = bytes.len();
+    bytes[end - 40] ^= 1;
+    let (engine, _) = open(&copy(&files)).unwrap();
+    assert_eq!(engine.damage().set_aside.len(), 1);
+    engine.rename_table(TABLE, "other").unwrap();
+    let skipped = Arc::new(Skipped::default());
+    let view = engine.snapshot().going_without(Arc::clone(&skipped)).table("other").unwrap();
+    view.scan("truck_1", i64::MIN, i64::MAX, &[0]).unwrap();
+    assert_eq!(skipped.places().0.len(), 1, "the table's answers say what is missing under its new name, too");
+    drop(view);
+    engine.drop_table("other").unwrap();
+    assert!(engine.damage().set_aside.is_empty());
+}
+
+#[test]
 fn merges_go_on_around_a_damaged_segment() {
     let storage: Arc<dyn Storage> = Arc::new(Memory::new());
     let all = fill(&storage);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
 
-use crate::damage::SetAside;
+use crate::damage::{DamagedPlace, SetAside};
 use crate::erase::Masks;
 use crate::manifest::{ManifestState, SegmentMeta};
 use crate::memory::MemoryBudget;
@@ -252,6 +252,7 @@ impl SharedView {
                 }
             }
             view.kept = Arc::new(kept_by_table(alone));
+            view.set_aside = still_named(&view.set_aside, state);
         });
     }
 
@@ -259,6 +260,7 @@ impl SharedView {
     pub fn change_tables(&self, state: &ManifestState, shard: u32) {
         let masks = Arc::new(Masks::new(state, shard));
         self.change(|view| {
+            view.set_aside = still_named(&view.set_aside, state);
             view.masks = masks;
             let now = view.segments.values().flatten().filter_map(|live| match state.segments.get(&live.meta.id) {
                 Some(meta) if meta.table == live.meta.table => Some(Arc::clone(live)),
@@ -289,6 +291,16 @@ impl SharedView {
         edit(&mut view);
         *current = Arc::new(view);
     }
+}
+
+/// The segments that were set aside as the manifest has them now: some may have gone, or have got another table.
+fn still_named(set_aside: &[SetAside], state: &ManifestState) -> Arc<[SetAside]> {
+    let named = set_aside.iter().filter_map(|aside| {
+        let meta = state.segments.get(&aside.meta.id)?.clone();
+        let place = DamagedPlace { table: Arc::clone(&meta.table), ..aside.place.clone() };
+        Some(SetAside { meta, place })
+    });
+    named.collect()
 }
 
 /// Groups segments by table, each in log order.

@@ -349,7 +349,7 @@ async fn refusals_say_whose_fault_and_what_there_is() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn damaged_blocks_are_data_loss_and_the_rest_answers() {
+async fn damaged_blocks_are_left_out_by_name_or_refused_and_the_rest_answers() {
     let mut node = day();
     node.engine.flush().unwrap();
     node.engine.close().unwrap();
@@ -372,6 +372,29 @@ async fn damaged_blocks_are_data_loss_and_the_rest_answers() {
     assert_eq!(code, Code::DataLoss, "{words}");
     assert!(words.contains("seg/") && words.contains("offset"), "{words}");
     assert_eq!(rows(&ask(&client, &over_the_day("range", json!({"devices": ["truck_9"]}))).await), 10);
+    // Every kind of question goes without the blocks, and says so behind its rows.
+    for (kind, more) in [
+        ("range", json!({})),
+        ("range", json!({"where": "velocity > 0"})),
+        ("downsample", json!({"every": "1h"})),
+        ("threshold", json!({"where": "velocity > 0"})),
+        ("threshold", json!({"where": "velocity > 0", "return": "devices"})),
+        ("threshold", json!({"where": "velocity > 0", "return": "rows"})),
+    ] {
+        let question = over_the_day(kind, more).to_string();
+        let mut answer = client.query(&question).await.unwrap();
+        while answer.next().await.unwrap_or_else(|error| panic!("{question}: {error}")).is_some() {}
+        let places =
+            answer.damage().unwrap_or_else(|| panic!("{question}: nothing is said of damage"))["places"].clone();
+        let named = places.as_array().unwrap().iter().all(|place| place["path"].as_str().unwrap().starts_with("seg/"));
+        assert!(named && places.to_string().contains("truck_1"), "{question}: {places}");
+    }
+    let mut answer = client.query(r#"{"latest": {"table": "readings"}}"#).await.unwrap();
+    let mut latest = 0;
+    while let Some(batch) = answer.next().await.unwrap() {
+        latest += batch.num_rows();
+    }
+    assert!(latest >= 1, "the undamaged device is there");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
