@@ -68,13 +68,6 @@ impl Numbers {
 
     /// Puts the numbers where `validity` has a bit, in order, and 0 elsewhere.
     fn spread(self, validity: &Bitmap) -> Self {
-        fn spread<T: Copy + Default>(dense: &[T], validity: &Bitmap) -> Vec<T> {
-            let mut dense = dense.iter();
-            validity
-                .iter()
-                .map(|valid| if valid { dense.next().copied().unwrap_or_default() } else { T::default() })
-                .collect()
-        }
         match self {
             Self::Zero(_) => Self::Zero(validity.len()),
             Self::U8(v) => Self::U8(spread(&v, validity)),
@@ -223,16 +216,15 @@ fn bounds(values: &[i64]) -> (i64, i64) {
     values.iter().fold((first, first), |(min, max), &value| (min.min(value), max.max(value)))
 }
 
+/// Puts dense values where `validity` has a bit, and the default elsewhere.
+fn spread<T: Copy + Default>(dense: &[T], validity: &Bitmap) -> Vec<T> {
+    let mut dense = dense.iter();
+    validity.iter().map(|valid| if valid { dense.next().copied().unwrap_or_default() } else { T::default() }).collect()
+}
+
 impl NarrowValues {
     /// Puts dense values where `validity` has a bit.
     fn spread(self, validity: &Bitmap) -> Self {
-        fn spread<T: Copy + Default>(dense: &[T], validity: &Bitmap) -> Vec<T> {
-            let mut dense = dense.iter();
-            validity
-                .iter()
-                .map(|valid| if valid { dense.next().copied().unwrap_or_default() } else { T::default() })
-                .collect()
-        }
         match self {
             Self::Decimals(numbers, meaning) => Self::Decimals(numbers.spread(validity), meaning),
             Self::Integers(numbers, meaning) => Self::Integers(numbers.spread(validity), meaning),
