@@ -119,3 +119,20 @@ fn views_under_load_miss_no_row_that_was_acknowledged_before() {
     done.store(true, Ordering::Relaxed);
     writer.join().unwrap();
 }
+
+/// A backup copies files by name while it holds what readers see. After a rename the summaries that it held did not keep their
+/// files any more, so the backup failed once the renamed table was merged or dropped.
+#[test]
+fn a_view_keeps_its_files_when_their_table_is_renamed_and_dropped() {
+    let memory = Memory::default();
+    let engine = open(&memory);
+    (0..100).for_each(|time| append(&engine, time as u64 + 1, time));
+    engine.flush().unwrap();
+    engine.compact().unwrap();
+    let view = engine.backup_view().unwrap();
+    assert!(view.files.iter().any(|name| name.ends_with(".sum")), "{:?}", view.files);
+    engine.rename_table(TABLE, "other").unwrap();
+    engine.drop_table("other").unwrap();
+    assert_eq!(times(&open(&restored(view))), (0..100).collect::<Vec<_>>());
+    assert!(memory.list("seg").unwrap().is_empty(), "files go with the view");
+}

@@ -3,7 +3,6 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
 
@@ -13,7 +12,7 @@ use crate::manifest::{ManifestState, SegmentMeta};
 use crate::memory::MemoryBudget;
 use crate::memtable::Memtable;
 use crate::segment::Segment;
-use crate::storage::Storage;
+use crate::storage::{Storage, StoredFile};
 use crate::summary::{LiveSummary, STEPS_MAX, Step};
 
 /// An open segment; its file goes with the last holder once it has been replaced.
@@ -27,18 +26,10 @@ pub struct LiveSegment {
     file: Arc<StoredFile>,
 }
 
-/// The file of a segment, shared by all that was said of the segment in its time and that older snapshots hold.
-struct StoredFile {
-    name: String,
-    storage: Arc<dyn Storage>,
-    replaced: AtomicBool,
-}
-
 impl LiveSegment {
     /// Wraps an open segment that is stored as `name`.
     pub fn new(meta: SegmentMeta, segment: Arc<Segment>, name: String, storage: Arc<dyn Storage>) -> Arc<Self> {
-        let file = Arc::new(StoredFile { name, storage, replaced: AtomicBool::new(false) });
-        Arc::new(Self { meta, segment, summaries: Vec::new(), file })
+        Arc::new(Self { meta, segment, summaries: Vec::new(), file: StoredFile::new(name, storage) })
     }
 
     /// The same segment after its table got another name.
@@ -83,18 +74,7 @@ impl LiveSegment {
 
     /// Says that the manifest no longer lists the segment, of which summaries may stay.
     pub fn mark_removed(&self) {
-        self.file.replaced.store(true, Ordering::Release);
-    }
-}
-
-impl Drop for StoredFile {
-    fn drop(&mut self) {
-        if self.replaced.load(Ordering::Acquire)
-            && let Err(error) = self.storage.remove(&self.name)
-        {
-            // Not in the manifest any more, so the next open removes it as an orphan.
-            tracing::warn!(segment = %self.name, %error, "cannot remove a replaced segment");
-        }
+        self.file.mark_unlisted();
     }
 }
 

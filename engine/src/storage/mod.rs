@@ -3,14 +3,17 @@
 pub mod disk;
 pub mod faulty;
 pub mod memory;
+mod stored;
 
 use std::io;
 use std::ops::Deref;
 use std::sync::Arc;
 
+
 pub use disk::Disk;
 pub use faulty::Faulty;
 pub use memory::Memory;
+pub(crate) use stored::StoredFile;
 
 /// A data directory. Names are relative to it, with `/` between a folder and a file.
 ///

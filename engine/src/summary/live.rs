@@ -1,13 +1,12 @@
 //! Owns a summary that readers see; its file goes with the last of them once it was replaced.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::reader::Summary;
 use super::{SummaryMeta, summary_name};
 use crate::error::Result;
 use crate::manifest::Erasure;
-use crate::storage::Storage;
+use crate::storage::{Storage, StoredFile};
 
 /// An open summary.
 pub struct LiveSummary {
@@ -15,8 +14,7 @@ pub struct LiveSummary {
     pub meta: SummaryMeta,
     /// The reader.
     pub summary: Arc<Summary>,
-    storage: Arc<dyn Storage>,
-    replaced: AtomicBool,
+    file: Arc<StoredFile>,
 }
 
 impl LiveSummary {
@@ -25,17 +23,17 @@ impl LiveSummary {
     /// # Errors
     /// A damaged header, trailer or root.
     pub fn open(storage: &Arc<dyn Storage>, meta: SummaryMeta) -> Result<Arc<Self>> {
-        let summary = Summary::open(&**storage, &summary_name(meta.id))?;
-        Ok(Arc::new(Self { meta, summary, storage: Arc::clone(storage), replaced: AtomicBool::new(false) }))
+        let name = summary_name(meta.id);
+        let summary = Summary::open(&**storage, &name)?;
+        Ok(Arc::new(Self { meta, summary, file: StoredFile::new(name, Arc::clone(storage)) }))
     }
 
-    /// The same summary after its table got another name. What older snapshots hold stays readable when this one's file goes.
+    /// The same summary after its table got another name.
     pub(crate) fn renamed(&self, table: &Arc<str>) -> Arc<Self> {
         Arc::new(Self {
             meta: SummaryMeta { table: Arc::clone(table), ..self.meta.clone() },
             summary: Arc::clone(&self.summary),
-            storage: Arc::clone(&self.storage),
-            replaced: AtomicBool::new(false),
+            file: Arc::clone(&self.file),
         })
     }
 
@@ -60,7 +58,7 @@ impl LiveSummary {
 
     /// Says that the manifest no longer lists it: the file is removed when the last query lets go.
     pub fn mark_replaced(&self) {
-        self.replaced.store(true, Ordering::Release);
+        self.file.mark_unlisted();
     }
 }
 
@@ -79,15 +77,4 @@ pub(crate) fn open_listed<'a>(
         }
     }
     out
-}
-
-impl Drop for LiveSummary {
-    fn drop(&mut self) {
-        if self.replaced.load(Ordering::Acquire)
-            && let Err(error) = self.storage.remove(self.summary.name())
-        {
-            // Not in the manifest any more, so the next open removes it as an orphan.
-            tracing::warn!(summary = %self.summary.name(), %error, "cannot remove a replaced summary");
-        }
-    }
 }
