@@ -37,6 +37,11 @@ pub mod limits;
 pub mod manifest;
 pub mod memory;
 pub mod memtable;
+#[cfg(feature = "planted")]
+pub mod planted;
+#[cfg(not(feature = "planted"))]
+#[allow(dead_code, reason = "all that is left of planted bugs")]
+mod planted;
 pub mod quarantine;
 pub mod recovery;
 pub mod registry;

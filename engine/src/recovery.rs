@@ -15,6 +15,7 @@ use crate::erase::Masks;
 use crate::error::{Error, Refusal, Result};
 use crate::limits::{FROZEN_MEMTABLES_MAX, SHARDS_MAX};
 use crate::manifest::{Edit, Manifest, ManifestState, orphans, read_heads};
+use crate::planted::{self, Bug};
 use crate::quarantine;
 use crate::registry::Registry;
 use crate::shard::core::{Sealed, ShardCore, ShardParts};
@@ -340,7 +341,9 @@ fn replay_shard(
         let kept = batches.into_iter().map(|(batch, schema)| (view.masks.without_expired(batch).0, schema));
         let kept = kept.filter(|(batch, _)| !batch.times.is_empty());
         view.active.publish(kept.map(|(batch, schema)| (batch, schema, record.received_ns)));
-        parts.heads.write().advance(record.producer, record.seq, record.received_ns);
+        if !planted::is(Bug::HeadsNotReplayed) {
+            parts.heads.write().advance(record.producer, record.seq, record.received_ns);
+        }
         if view.active.bytes() >= part_bytes {
             let heads = parts.heads.read().clone();
             let sealed = Sealed { memtable: parts.view.rotate(), until: record.end, heads };

@@ -15,6 +15,11 @@ pub mod authority;
 pub mod client;
 pub mod grants;
 pub mod identity;
+#[cfg(feature = "planted")]
+pub mod planted;
+#[cfg(not(feature = "planted"))]
+#[allow(dead_code, reason = "all that is left of planted bugs")]
+mod planted;
 pub mod quic;
 #[cfg(feature = "server")]
 pub mod server;

@@ -10,6 +10,7 @@ use super::record::{
 };
 use super::{LogConfig, LogStats, RecordHead, generations};
 use crate::error::{Error, Result};
+use crate::planted::{self, Bug};
 use crate::storage::{Storage, StorageFile};
 use crate::types::{LogPosition, ProducerId, SeqNo};
 
@@ -144,7 +145,10 @@ impl LogWriter {
             let name = current.name.clone();
             return Err(self.fail("write", &name, source));
         }
-        if let Err(source) = current.file.sync_data() {
+        if !planted::is(Bug::AckBeforeSync)
+            && let Err(source) = current.file.sync_data()
+            && !(planted::is(Bug::RetrySync) && current.file.sync_data().is_ok())
+        {
             let name = current.name.clone();
             return Err(self.fail("sync", &name, source));
         }
@@ -358,7 +362,9 @@ impl LogWriter {
             };
             self.spares.retain(|(generation, _)| origin != Origin::Spare(*generation));
         }
-        if let Err(source) = self.storage.sync_dir("log") {
+        if !planted::is(Bug::SkipLogDirectorySync)
+            && let Err(source) = self.storage.sync_dir("log")
+        {
             return Err(self.fail("sync folder of", &name, source));
         }
         let new = CurrentFile { generation, file, name };

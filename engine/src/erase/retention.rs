@@ -9,6 +9,7 @@ use crate::engine::Engine;
 use crate::error::Result;
 use crate::limits::DAY_NS;
 use crate::manifest::{Edit, Manifest, ManifestState, Retention, SegmentMeta};
+use crate::planted::{self, Bug};
 use crate::shard::{ShardView, SharedView};
 use crate::summary::{Step, SummaryMeta};
 
@@ -77,7 +78,10 @@ pub(super) fn advance(manifest: &mut Manifest, views: &[Arc<SharedView>], now_ns
         if cut_off != current {
             edits.push(Edit::CutOff { table: Arc::clone(table), raw_before_ns: cut_off });
         }
-        let expired = state.segments.values().filter(|meta| meta.table == *table && meta.time_max < cut_off);
+        let expired = state.segments.values().filter(|meta| {
+            let last = if planted::is(Bug::RetentionTooMuch) { meta.time_min } else { meta.time_max };
+            meta.table == *table && last < cut_off
+        });
         let retention = state.retention.get(table).copied().unwrap_or_default();
         // Rows that nothing tells of yet wait for their steps, hidden.
         let told = |meta: &&SegmentMeta| is_told(&views[meta.shard as usize].load(), meta, &retention, now_ns);

@@ -26,6 +26,7 @@ pub use state::{ManifestState, SegmentMeta};
 
 use crate::backup::SmallFile;
 use crate::error::{Error, Result};
+use crate::planted::{self, Bug};
 use crate::storage::{Storage, StorageFile, write_new_file};
 
 const DIR: &str = "manifest";
@@ -95,7 +96,9 @@ impl Manifest {
         // A sync alone would not do: where one has failed, the system keeps showing what it could not write, and takes it
         // for written. Only the last record can be such a one, because nothing is written behind a failed sync.
         let last = &bytes[read.last as usize..read.end as usize];
-        file.write_at(read.last, last).map_err(Error::io("write", &*name))?;
+        if !planted::is(Bug::TrustPageCache) {
+            file.write_at(read.last, last).map_err(Error::io("write", &*name))?;
+        }
         file.sync_data().map_err(Error::io("sync", &*name))?;
         manifest.storage.sync_dir(DIR).map_err(Error::io("sync", DIR))?;
         for number in older {
@@ -188,7 +191,9 @@ impl Manifest {
             }
             return Err(error);
         }
-        if let Err(source) = file.sync_data() {
+        if !planted::is(Bug::SkipManifestSync)
+            && let Err(source) = file.sync_data()
+        {
             let error = Error::io("sync", &*name)(source);
             self.poison = Some(error.to_string());
             return Err(error);

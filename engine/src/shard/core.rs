@@ -21,6 +21,7 @@ use crate::device_log::{LogWriter, RecordHead};
 use crate::error::{Error, Refusal, RefusalCode, Result};
 use crate::limits::{DISK_RESERVE_BYTES, FROZEN_MEMTABLES_MAX, GROUP_BATCHES_MAX, GROUP_BYTES_MAX, REFUSED_MEMORY_NS};
 use crate::memtable::Memtable;
+use crate::planted::{self, Bug};
 use crate::quarantine;
 use crate::storage::Storage;
 use crate::types::{Durability, LogPosition, ProducerId, SeqNo, TableSchema};
@@ -170,7 +171,7 @@ impl ShardCore {
             }
         };
         let head = self.staged_heads.get(&producer).copied().unwrap_or_else(|| self.heads.read().last(producer));
-        let duplicate = seq <= head;
+        let duplicate = seq <= head && !planted::is(Bug::NoDedup);
         if !duplicate {
             let record = RecordHead { producer, seq, received_ns: append.received_ns };
             if let Err(error) = self.log.append(&record, &append.payload) {
@@ -210,6 +211,7 @@ impl ShardCore {
         self.staged_memory = 0;
         if self.staged_bytes > 0
             && let Err(error) = self.write_group()
+            && !planted::is(Bug::PublishAfterFailure)
         {
             self.staged_bytes = 0;
             self.fail_group(staged, &error);
@@ -334,6 +336,9 @@ impl ShardCore {
         if let Some(cause) = &self.poisoned {
             return Some(poisoned(self.shard, cause));
         }
+        if planted::is(Bug::RefusedIsForgotten) {
+            return None;
+        }
         let first = *self.refused.get(&producer)?.numbers.first()?;
         (seq > first).then(|| {
             Refusal::new(
@@ -391,6 +396,9 @@ impl ShardCore {
 
     /// Why nothing is written any more, once that is so. What is in memory then stays there until the next open.
     pub fn stopped(&self) -> Option<Error> {
+        if planted::is(Bug::StoppedShardFlushes) {
+            return None;
+        }
         let cause = self.poisoned.as_ref()?;
         Some(Error::Poisoned { shard: self.shard, cause: cause.clone() })
     }
@@ -450,7 +458,7 @@ impl ShardCore {
     /// The log before `until` is in segments: its files can be used again.
     pub fn release(&mut self, until: LogPosition) {
         self.holds.retain(|hold| hold.strong_count() > 0);
-        if !self.holds.is_empty() {
+        if !self.holds.is_empty() && !planted::is(Bug::BackupHoldsNothing) {
             // The next flush gives them up.
             return;
         }

@@ -11,6 +11,7 @@ use super::core::{LogHold, Sealed, ShardCore};
 use super::worker::closed;
 use crate::clock::Clock;
 use crate::error::{Error, Refusal, RefusalCode, Result};
+use crate::planted::{self, Bug};
 use crate::types::{LogPosition, ProducerId, SeqNo};
 use crate::upkeep::flush::Flusher;
 
@@ -110,7 +111,9 @@ impl Worker {
                         let _ = reply.send(Err(stopped));
                         break;
                     }
-                    self.seal();
+                    if !planted::is(Bug::DeleteBeforeFlush) {
+                        self.seal();
+                    }
                     // Where flushes are done ends only after this, so the barrier is always answered.
                     let _ = self.jobs.send(FlushJob::Barrier(then, reply));
                 }
@@ -155,6 +158,9 @@ impl Worker {
 
     fn seal(&mut self) {
         if let Some(sealed) = self.core.seal(self.clock.now_ns()) {
+            if planted::is(Bug::ReleaseBeforeFlush) {
+                self.core.release(sealed.until);
+            }
             let _ = self.jobs.send(FlushJob::Flush(sealed));
         }
     }

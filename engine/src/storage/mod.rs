@@ -9,6 +9,7 @@ use std::io;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use crate::planted::{self, Bug};
 
 pub use disk::Disk;
 pub use faulty::Faulty;
@@ -96,6 +97,9 @@ pub fn write_new_file(storage: &dyn Storage, name: &str, bytes: &[u8]) -> io::Re
         return Err(error);
     }
     storage.rename(&temporary, name)?;
+    if planted::is(Bug::SkipDirectorySync) {
+        return Ok(());
+    }
     storage.sync_dir(parent(name))
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::reader::SummaryEntry;
 use super::types::{Step, StepPart, Stretch};
 use crate::error::{Error, Result};
+use crate::planted::{self, Bug};
 use crate::scan::{BlockCache, Mask, Source, plan};
 use crate::segment::{DeviceBlocks, Segment};
 use crate::types::FieldDef;
@@ -151,7 +152,7 @@ fn runs_of(
     // Times at which no other source has rows.
     let mut free: Vec<(i64, i64)> = Vec::new();
     let mut next = Some(question.first);
-    for other in intervals.iter().filter(|i| i.source != at) {
+    for other in intervals.iter().filter(|i| i.source != at && !planted::is(Bug::StaleSummary)) {
         if let Some(first) = next.filter(|first| *first < other.first) {
             free.push((first, other.first - 1));
         }

@@ -21,6 +21,7 @@ use crate::catalog::Catalog;
 use crate::error::Result;
 use crate::limits::{COMPACTION_LEVEL_MAX, DAY_NS, ERASE_DELAY_NS};
 use crate::manifest::{Edit, Manifest};
+use crate::planted::{self, Bug};
 use crate::shard::{LiveSegment, ShardStats, ShardView, SharedView};
 use crate::storage::Storage;
 use crate::summary::LiveSummary;
@@ -269,7 +270,7 @@ impl Compactor {
         let finished = outputs.into_finished();
         let swapped = self.swap(&inputs, &finished);
         // After a failure that stopped the manifest nobody knows whether the edit is there: what it names must stay.
-        if !matches!(swapped, Ok(true)) && self.manifest.lock().is_sound() {
+        if !matches!(swapped, Ok(true)) && (planted::is(Bug::MergeRemovesDoubted) || self.manifest.lock().is_sound()) {
             // The next try has numbers of its own.
             finished.into_iter().for_each(|f| f.remove(&*self.storage));
         }
@@ -284,7 +285,8 @@ impl Compactor {
             edits.push(Edit::SegmentAdded(output.meta.clone()));
             edits.extend(output.beside.iter().flat_map(|beside| beside.edits.iter().cloned()));
         }
-        edits.extend(inputs.iter().map(|s| Edit::SegmentRemoved { id: s.meta.id }));
+        let left = if planted::is(Bug::MergeForgetsInputs) { 1 } else { 0 };
+        edits.extend(inputs.iter().skip(left).map(|s| Edit::SegmentRemoved { id: s.meta.id }));
         let opened = outputs.iter().map(|output| self.open(output)).collect::<Result<Vec<_>>>()?;
         {
             // Held until readers see the same: whoever takes segments out of the manifest meets them in the view.

@@ -9,6 +9,7 @@ use crate::catalog::Catalog;
 use crate::error::Result;
 use crate::limits::HOT_BLOCK_ROWS;
 use crate::manifest::{Edit, Manifest, SegmentMeta, heads_name, write_heads};
+use crate::planted::{self, Bug};
 use crate::scan::sort_unique;
 use crate::segment::{Segment, SegmentSpec, SegmentWriter, segment_name};
 use crate::shard::core::Sealed;
@@ -74,7 +75,9 @@ impl Flusher {
         }
         edits.extend(written.iter().cloned().map(Edit::SegmentAdded));
         edits.push(Edit::ProducerHeads { shard: self.shard, number });
-        edits.push(Edit::LogReleased { shard: self.shard, position: sealed.until });
+        let mut until = sealed.until;
+        until.offset += if planted::is(Bug::TruncateTooFar) { 512 } else { 0 };
+        edits.push(Edit::LogReleased { shard: self.shard, position: until });
         let opened = written.iter().cloned().map(|meta| open_live(&self.storage, meta));
         let segments = opened.collect::<Result<Vec<_>>>()?;
         let flushed_bytes = segments.iter().map(|segment| segment.meta.bytes).sum();
@@ -131,7 +134,8 @@ impl Flusher {
             written.extend(self.write_table(sealed, &schema, now_ns)?);
             edits.extend(self.new_fields(&schema));
         }
-        write_heads(&*self.storage, self.shard, heads, &sealed.heads.sorted())
+        let all = if planted::is(Bug::HeadsLeftOut) { Vec::new() } else { sealed.heads.sorted() };
+        write_heads(&*self.storage, self.shard, heads, &all)
     }
 
     fn write_table(&self, sealed: &Sealed, schema: &Arc<TableSchema>, now_ns: i64) -> Result<Option<SegmentMeta>> {

@@ -13,6 +13,7 @@ use super::days::{Split, day_of};
 use super::output::Outputs;
 use crate::erase::Masks;
 use crate::error::{Error, Result};
+use crate::planted::{self, Bug};
 use crate::scan::{Source, plan};
 use crate::segment::{DeviceBlocks, DeviceEntry};
 use crate::shard::LiveSegment;
@@ -43,7 +44,11 @@ pub fn device_sources(device: &str, found: Vec<Found<'_>>, masks: &Masks) -> Dev
         received = (received.0.min(blocks.received().0), received.1.max(blocks.received().1));
         let (first, last) = blocks.time_range();
         time_range = (time_range.0.min(first), time_range.1.max(last));
-        sources.push(masks.source(&input.meta, device, blocks));
+        let dropped = planted::is(Bug::MaskDroppedAtMerge);
+        sources.push(if dropped { Source::Blocks(blocks) } else { masks.source(&input.meta, device, blocks) });
+    }
+    if planted::is(Bug::MergeOrderReversed) {
+        sources.reverse();
     }
     DeviceSources { received, sources, time_range }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::planted::{self, Bug};
 use crate::wire::frame::MAX_RESUME_DEVICES;
 use crate::wire::{
     BatchFrame, CloseCode, Durability, Frame, GoAway, Hello, Nack, ProducerId, Received, RejectCode, VERSIONS, Welcome,
@@ -313,6 +314,9 @@ impl ClientSession {
 
     /// The lane is gone: everything not acknowledged will be sent again.
     pub fn disconnected(&mut self) {
+        if planted::is(Bug::ClientForgets) {
+            self.queue.pop_back().inspect(|item| self.queued_bytes -= item.batch.payload.len());
+        }
         self.control.clear();
         self.asked_shards = None;
         self.next_send = 0;
@@ -460,7 +464,7 @@ impl ClientSession {
             self.sent_batches -= 1;
             self.sent_bytes -= item.batch.payload.len();
         }
-        self.next_send = nack.seq;
+        self.next_send = nack.seq + u64::from(planted::is(Bug::NackLosesOrder));
         self.attempt += 1;
         self.backoff = (self.backoff * 2).clamp(self.config.retry_min, self.config.retry_max);
         let wait = self.backoff.max(Duration::from_millis(u64::from(nack.retry_after_ms)));

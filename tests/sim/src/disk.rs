@@ -27,6 +27,10 @@ struct State {
     operations: u64,
     halt_after: Option<u64>,
     fail_at: Option<(u64, Fault)>,
+    /// The next operation of this phase is the last but so many.
+    halt_in: Option<(Phase, u64)>,
+    /// The next operation of this phase fails.
+    fail_next: Option<(Phase, Fault)>,
     /// In which phase the node died.
     halted: Option<Phase>,
     /// Phases of operations that failed since they were asked for.
@@ -59,6 +63,16 @@ impl Disk {
         state.halt_after = Some(state.operations + n);
     }
 
+    /// The node dies at the next operation of `phase`, or `later` operations of it after that.
+    pub fn halt_at(&self, phase: Phase, later: u64) {
+        self.state.lock().halt_in = Some((phase, later));
+    }
+
+    /// The next operation of `phase` fails.
+    pub fn fail_next(&self, phase: Phase, fault: Fault) {
+        self.state.lock().fail_next = Some((phase, fault));
+    }
+
     /// The `n`-th operation from now fails.
     pub fn fail_in(&self, n: u64, fault: Fault) {
         let mut state = self.state.lock();
@@ -74,6 +88,7 @@ impl Disk {
     pub fn heal(&self) {
         let mut state = self.state.lock();
         (state.halt_after, state.fail_at, state.full_for, state.meanwhile) = (None, None, 0, None);
+        (state.halt_in, state.fail_next) = (None, None);
         self.below.heal();
     }
 
@@ -98,6 +113,22 @@ impl Disk {
             let mut state = self.state.lock();
             state.operations += 1;
             let phase = state.phase(name, kind);
+            if let Some((at, left)) = &mut state.halt_in
+                && *at == phase
+            {
+                if *left == 0 {
+                    state.halt_in = None;
+                    state.halt_after = Some(state.operations - 1);
+                } else {
+                    *left -= 1;
+                }
+            }
+            if let Some((at, fault)) = state.fail_next
+                && at == phase
+            {
+                state.fail_next = None;
+                state.fail_at = Some((state.operations, fault));
+            }
             if state.halt_after.is_some_and(|last| state.operations > last) && state.halted.is_none() {
                 state.halted = Some(phase);
                 self.below.halt_after(self.below.operations());

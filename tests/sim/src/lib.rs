@@ -19,6 +19,8 @@ pub mod disk;
 pub mod model;
 pub mod node;
 mod operate;
+#[cfg(feature = "planted")]
+pub mod planted;
 pub mod random;
 pub mod rows;
 pub mod run;

@@ -4,10 +4,11 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tidewell_sim::coverage::Coverage;
-use tidewell_sim::run::{run, run_steps, shrink, steps_of};
+use tidewell_sim::run::{run, run_all, run_steps, shrink, steps_of};
 use tidewell_sim::world::Plan;
 
-const USAGE: &str = "sim seeds FIRST COUNT | sim fresh SECONDS | sim replay SEED | sim shrink SEED";
+const USAGE: &str =
+    "sim seeds FIRST COUNT | sim fresh SECONDS | sim replay SEED | sim shrink SEED | sim planted SEEDS_MAX [BUG]";
 
 fn main() {
     std::panic::set_hook(Box::new(|_| {}));
@@ -21,6 +22,8 @@ fn main() {
         }
         (Some("replay"), Some(seed), _) => replay(seed),
         (Some("shrink"), Some(seed), _) => cut_down(seed),
+        #[cfg(feature = "planted")]
+        (Some("planted"), Some(most), _) => planted(most, args.get(2).map(String::as_str)),
         _ => {
             println!("{USAGE}");
             false
@@ -33,16 +36,16 @@ fn many(seeds: impl Iterator<Item = u64>, time: Option<Duration>) -> bool {
     let started = Instant::now();
     let mut coverage = Coverage::default();
     let (mut count, mut broken) = (0u64, Vec::new());
-    for seed in seeds {
-        if time.is_some_and(|time| started.elapsed() >= time) {
-            break;
-        }
-        let outcome = run(seed);
-        count += 1;
-        coverage.merge(&outcome.coverage);
-        if let Some(why) = outcome.broken {
-            println!("seed {seed} breaks at step {}: {why}", outcome.steps);
-            broken.push(seed);
+    let mut seeds = seeds.peekable();
+    while seeds.peek().is_some() && time.is_none_or(|time| started.elapsed() < time) {
+        let some: Vec<u64> = seeds.by_ref().take(16).collect();
+        for (seed, outcome) in run_all(&some) {
+            count += 1;
+            coverage.merge(&outcome.coverage);
+            if let Some(why) = outcome.broken {
+                println!("seed {seed} breaks at step {}: {why}", outcome.steps);
+                broken.push(seed);
+            }
         }
     }
     let seconds = started.elapsed().as_secs_f64();
@@ -63,6 +66,22 @@ fn replay(seed: u64) -> bool {
         println!("seed {seed} breaks at step {}: {why}", outcome.steps);
     }
     outcome.broken.is_none()
+}
+
+/// Switches on one bug after the other, and tells which seed catches it.
+#[cfg(feature = "planted")]
+fn planted(most: u64, only: Option<&str>) -> bool {
+    let mut all = true;
+    for bug in tidewell_sim::planted::all().into_iter().filter(|bug| only.is_none_or(|only| bug.to_string() == only)) {
+        match tidewell_sim::planted::caught(bug, most) {
+            Some((seeds, why)) => println!("| {bug} | {seeds} | {} |", why.chars().take(110).collect::<String>()),
+            None => {
+                all = false;
+                println!("| {bug} | not in {most} | |");
+            }
+        }
+    }
+    all
 }
 
 fn cut_down(seed: u64) -> bool {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tidewell_engine::stepped::Step;
 use tidewell_engine::storage::{Memory, Storage, write_new_file};
 use tidewell_engine::verify::verify;
-use tidewell_engine::{BackupView, Delete, Engine, Error, Retention};
+use tidewell_engine::{BackupView, Delete, Engine, Error, Retention, Skipped};
 
 use crate::check;
 use crate::client::TABLES;
@@ -288,6 +288,7 @@ impl World {
         self.compare("after the last compaction")?;
         self.questions(&mut last)?;
         drop(engine);
+        self.rot(&mut last)?;
         let left = self.disk.memory().crash(0);
         self.take_down(left);
         let storage: Arc<dyn Storage> = Arc::new(self.disk.clone());
@@ -297,6 +298,43 @@ impl World {
         }
         self.open()?;
         self.compare("after the last loss of power")
+    }
+
+    /// On copies of the disk some bits turn: whatever is missing or different then must be reported.
+    fn rot(&mut self, random: &mut Random) -> Result<(), Broken> {
+        for _ in 0..4 {
+            let copy = self.disk.memory().crash(0);
+            let mut files = Vec::new();
+            for folder in ["seg", "log", "heads", "manifest"] {
+                let names = copy.list(folder).map_err(|error| error.to_string())?;
+                files.extend(names.into_iter().map(|name| format!("{folder}/{name}")));
+            }
+            if files.is_empty() {
+                return Ok(());
+            }
+            let name = random.pick(&files).clone();
+            let place = random.number();
+            copy.damage(&name, |bytes| {
+                if !bytes.is_empty() {
+                    let bit = place % (bytes.len() as u64 * 8);
+                    bytes[(bit / 8) as usize] ^= 1 << (bit % 8);
+                }
+            });
+            self.coverage.count("rotten bits");
+            let (config, clock) = (self.config(), Arc::clone(&self.clock) as _);
+            let Ok((engine, report)) = Engine::open_stepped(Arc::new(copy), config, clock) else {
+                self.coverage.count("rot that keeps a node from opening");
+                continue;
+            };
+            let skipped = Arc::new(Skipped::default());
+            let snapshot = engine.snapshot().going_without(Arc::clone(&skipped));
+            let Err(differs) = check::rows(&snapshot, &self.model) else { continue };
+            self.coverage.count("rot that costs rows");
+            if skipped.is_empty() && report.findings().is_empty() {
+                return Err(format!("a bit of {name} turned, and nobody says so: {differs}"));
+            }
+        }
+        Ok(())
     }
 
     /// Asks questions of all kinds, and compares the answers with those of a node that has the same rows in memory.

@@ -32,7 +32,7 @@ impl Outcome {
 /// The steps of a seed.
 pub fn steps_of(seed: u64) -> Vec<u64> {
     let mut random = Random::new(seed);
-    (0..STEPS).map(|_| random.next()).collect()
+    (0..STEPS).map(|_| random.number()).collect()
 }
 
 /// Runs a seed.
@@ -71,6 +71,18 @@ pub fn run_steps(plan: &Plan, steps: &[u64]) -> Outcome {
         let _ = catch_unwind(AssertUnwindSafe(|| drop(world)));
     }
     Outcome { broken, story, coverage, steps: done }
+}
+
+/// Runs seeds, each in one thread, as many at a time as there are processors; in the order of the seeds.
+pub fn run_all(seeds: &[u64]) -> Vec<(u64, Outcome)> {
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(seeds.len().max(1));
+    let share = |thread: usize| seeds.iter().skip(thread).step_by(threads).map(|seed| (*seed, run(*seed))).collect();
+    let mut all: Vec<(u64, Outcome)> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|thread| scope.spawn(move || -> Vec<_> { share(thread) })).collect();
+        threads.into_iter().flat_map(|thread| thread.join().expect("a run catches its own panics")).collect()
+    });
+    all.sort_by_key(|(seed, _)| *seed);
+    all
 }
 
 /// Leaves steps out as long as the run still breaks; at most `tries` runs.

@@ -171,12 +171,24 @@ impl World {
 
     fn plan_faults(&mut self, random: &mut Random) {
         if random.one_in(self.plan.deaths) {
-            let after = random.below(30);
-            self.tell(|| format!("the node will die after {after} operations of its disk"));
-            self.disk.halt_in(after);
+            if random.one_in(2) {
+                let after = random.below(30);
+                self.tell(|| format!("the node will die after {after} operations of its disk"));
+                self.disk.halt_in(after);
+            } else {
+                let (phase, later) = (*random.pick(&Phase::ALL), random.below(4));
+                self.tell(|| format!("the node will die in {phase:?}, {later} operations of it from here"));
+                self.disk.halt_at(phase, later);
+            }
         }
         if random.one_in(self.plan.faults) {
-            match random.below(3) {
+            match random.below(5) {
+                3 | 4 => {
+                    let phase = *random.pick(&Phase::ALL);
+                    let fault = if random.one_in(4) { Fault::Enospc } else { Fault::Eio };
+                    self.tell(|| format!("the next operation in {phase:?} fails: {fault:?}"));
+                    self.disk.fail_next(phase, fault);
+                }
                 0 => {
                     let refusals = 1 + random.below(12) as u32;
                     self.tell(|| format!("the disk is full for {refusals} questions"));
@@ -416,13 +428,18 @@ impl World {
         let seed = match random.below(6) {
             0 => 0,
             1 => u64::MAX,
-            _ => random.next(),
+            _ => random.number(),
         };
         let left = if power { self.disk.memory().crash(seed) } else { self.disk.memory().kill() };
         self.tell(|| format!("the node dies in {phase:?}: {}", if power { "power loss" } else { "killed" }));
         *self.coverage.crashes.entry(phase).or_default() += 1;
         self.coverage.count(if power { "power losses" } else { "kills" });
         self.take_down(left);
+        if random.one_in(3) {
+            let after = random.below(14);
+            self.tell(|| format!("the next one will die after {after} operations of its disk"));
+            self.disk.halt_in(after);
+        }
         Ok(())
     }
 
@@ -546,7 +563,13 @@ impl World {
         self.disk.heal();
         self.tell(|| "no more faults".to_owned());
         // What has stopped goes on after a restart.
-        self.restart()?;
+        if self.node.is_some() && self.disk.halted().is_none() {
+            self.restart()?;
+        } else {
+            let left = self.disk.memory().kill();
+            self.take_down(left);
+            self.open()?;
+        }
         self.settle()?;
         let open: Vec<_> = self.batches.iter().filter(|(_, sent)| !sent.forgotten && sent.fate == Fate::Open).collect();
         if let Some((key, _)) = open.first() {
