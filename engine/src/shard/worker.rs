@@ -326,8 +326,8 @@ impl Worker {
 const REST: Duration = Duration::from_millis(5);
 /// The longest such rest.
 const REST_MAX: Duration = Duration::from_millis(100);
-/// How long a flush waits before it tries a full disk again.
-const DISK_FULL_PAUSE: Duration = Duration::from_millis(500);
+/// How long a flush waits before it tries again, on a full disk or without descriptors.
+const FLUSH_PAUSE: Duration = Duration::from_millis(500);
 
 fn run_flusher(
     mut flusher: Flusher,
@@ -342,9 +342,9 @@ fn run_flusher(
                 let done = loop {
                     match flusher.flush(&sealed, clock.now_ns()) {
                         // Nothing is lost by waiting: the rows are in the log and in memory, and ingest is held up.
-                        Err(error) if error.is_disk_full() && !flusher.is_stopping() => {
-                            tracing::warn!(%error, "no room for a segment; waiting");
-                            std::thread::sleep(DISK_FULL_PAUSE);
+                        Err(error) if error.passes() && !flusher.is_stopping() => {
+                            tracing::warn!(%error, "a segment cannot be written for the moment; waiting");
+                            std::thread::sleep(FLUSH_PAUSE);
                         }
                         done => break done,
                     }

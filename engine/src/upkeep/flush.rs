@@ -71,7 +71,13 @@ impl Flusher {
         edits.push(Edit::ProducerHeads { shard: self.shard, number });
         edits.push(Edit::LogReleased { shard: self.shard, position: sealed.until });
         let opened = written.iter().cloned().map(|meta| open_live(&self.storage, meta));
-        let segments = opened.collect::<Result<Vec<_>>>()?;
+        let segments = match opened.collect::<Result<Vec<_>>>() {
+            Ok(segments) => segments,
+            Err(error) => {
+                self.take_back(&written, number);
+                return Err(error);
+            }
+        };
         let flushed_bytes = segments.iter().map(|segment| segment.meta.bytes).sum();
         let old_heads = {
             // Held until readers see the same: whoever takes segments out of the manifest meets them in the view.
@@ -79,7 +85,7 @@ impl Flusher {
             let old = manifest.state().heads_files[self.shard as usize];
             if let Err(error) = manifest.append(&edits) {
                 // After any other error nobody knows whether the edit is there: what it names must stay.
-                if error.is_disk_full() || matches!(error, Error::Invalid(_)) {
+                if error.passes() || matches!(error, Error::Invalid(_)) {
                     self.take_back(&written, number);
                 }
                 return Err(error);
