@@ -20,6 +20,7 @@ use crate::recovery::{self, RecoveryReport};
 use crate::registry::{Attributes, Registry};
 use crate::scan::BlockCache;
 use crate::shard::running::Shard;
+use crate::shard::worker::Run;
 use crate::shard::{Append, ShardFigures};
 use crate::snapshot::Snapshot;
 use crate::storage::{Storage, maps};
@@ -41,7 +42,8 @@ pub struct Engine {
     pub(crate) keeper: Arc<Keeper>,
     keeper_thread: Mutex<Option<KeeperThread>>,
     cache: Arc<BlockCache>,
-    merges: Merges,
+    pub(crate) merges: Merges,
+    pub(crate) run: Run,
     /// Held while quarantined rows are released.
     pub(crate) releasing: Mutex<()>,
     stopping: Arc<AtomicBool>,
@@ -66,6 +68,16 @@ impl Engine {
         config: EngineConfig,
         clock: Arc<dyn Clock>,
     ) -> Result<(Self, RecoveryReport)> {
+        Self::open_as(storage, config, clock, Run::Threads)
+    }
+
+    /// As [`Self::open`]; `run` says who moves the shards, and whether anything is done in the background.
+    pub(crate) fn open_as(
+        storage: Arc<dyn Storage>,
+        config: EngineConfig,
+        clock: Arc<dyn Clock>,
+        run: Run,
+    ) -> Result<(Self, RecoveryReport)> {
         let lock = storage.lock().map_err(|error| match error.kind() {
             std::io::ErrorKind::WouldBlock => Error::Locked,
             _ => Error::io("lock", "LOCK")(error),
@@ -73,7 +85,7 @@ impl Engine {
         let config = Arc::new(config);
         let stopping = Arc::new(AtomicBool::new(false));
         let (poke, poked) = bounded(1);
-        let opened = recovery::open(&storage, &config, &clock, &stopping, &poke)?;
+        let opened = recovery::open(&storage, &config, &clock, &stopping, &poke, &run)?;
         let (mapped, mapped_max) = (maps::mapped(), maps::mapped_max());
         if mapped > mapped_max / 2 {
             tracing::warn!(
@@ -83,12 +95,13 @@ impl Engine {
             );
         }
         let merges = Merges::new(opened.compactors, Arc::clone(&stopping));
-        if config.compaction {
+        let in_background = config.compaction && matches!(run, Run::Threads);
+        if in_background {
             merges.start(poked, &clock);
         }
         let views = opened.shards.iter().map(|shard| Arc::clone(&shard.view)).collect();
         let keeper = Arc::new(Keeper::new(Arc::clone(&opened.manifest), views, Arc::clone(&clock)));
-        let keeper_thread = config.compaction.then(|| KeeperThread::start(Arc::clone(&keeper)));
+        let keeper_thread = in_background.then(|| KeeperThread::start(Arc::clone(&keeper)));
         let cache = Arc::new(BlockCache::within(&config.memory, config.block_cache_bytes));
         let engine = Self {
             config: opened.config,
@@ -103,6 +116,7 @@ impl Engine {
             keeper_thread: Mutex::new(keeper_thread),
             cache,
             merges,
+            run,
             releasing: Mutex::new(()),
             stopping,
             clock,
@@ -302,6 +316,10 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
+        // Without threads there is nothing to end: a simulation drops what died.
+        if !matches!(self.run, Run::Threads) {
+            return;
+        }
         // A dropped engine ends its threads but does not flush: the log has everything.
         self.stopping.store(true, Ordering::Relaxed);
         for shard in &self.shards {

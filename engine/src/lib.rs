@@ -19,6 +19,7 @@
 //! - [`damage`]: what is known of places that cannot be read, and answers that went without them
 //! - [`storage`]: the only door to files; [`clock`]: the only clock
 //! - [`backup`]: all that makes the directory again as it was at one moment
+//! - `stepped` (feature `simulation`): the same engine without threads, moved by hand
 //! - [`verify`]: every checksum and invariant, offline; [`repair`]: what to do about it
 //!
 //! It is *not* a server and *not* a query engine: see the `ingest` and `query` crates.
@@ -45,6 +46,8 @@ pub mod scan;
 pub mod segment;
 pub mod shard;
 pub mod snapshot;
+#[cfg(feature = "simulation")]
+pub mod stepped;
 pub mod storage;
 pub mod summary;
 pub mod totals;

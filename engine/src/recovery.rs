@@ -19,7 +19,7 @@ use crate::quarantine;
 use crate::registry::Registry;
 use crate::shard::core::{Sealed, ShardCore, ShardParts};
 use crate::shard::running::Shard;
-use crate::shard::worker::ShardHandle;
+use crate::shard::worker::{Run, ShardHandle};
 use crate::shard::{LiveSegment, ProducerHeads, ShardStats, SharedView};
 use crate::storage::Storage;
 use crate::summary::SummaryMeta;
@@ -88,6 +88,7 @@ pub(crate) fn open(
     clock: &Arc<dyn Clock>,
     stopping: &Arc<AtomicBool>,
     poke: &Poke,
+    run: &Run,
 ) -> Result<Opened> {
     let (mut manifest, state) = Manifest::open(Arc::clone(storage))?;
     if state.shard_count == 0 {
@@ -113,13 +114,20 @@ pub(crate) fn open(
     }
     let opening = Opening { storage, config: &config, catalog: &catalog, manifest: &manifest, state: &state, numbers };
     // Shards share nothing but the manifest, so each has a thread of its own; their budgets of memory add up to one.
-    let opened: Vec<Result<OpenedShard>> = std::thread::scope(|scope| {
-        let opening = &opening;
-        let open = |shard| scope.spawn(move || opening.shard(shard, &**clock, stopping, poke));
-        let threads: Vec<_> = (0..state.shard_count).map(open).collect();
-        let joined = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
-        joined.map(|opened| opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
-    });
+    let in_threads = || {
+        std::thread::scope(|scope| {
+            let opening = &opening;
+            let open = |shard| scope.spawn(move || opening.shard(shard, &**clock, stopping, poke));
+            let threads: Vec<_> = (0..state.shard_count).map(open).collect();
+            let joined = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
+            joined.map(|opened| opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        })
+    };
+    let opened: Vec<Result<OpenedShard>> = match run {
+        Run::Threads => in_threads(),
+        #[cfg(feature = "simulation")]
+        Run::Steps(_) => (0..state.shard_count).map(|shard| opening.shard(shard, &**clock, stopping, poke)).collect(),
+    };
     let mut shards = Vec::new();
     let mut compactors = Vec::new();
     let throttle = Arc::new(Throttle::new(config.compaction_bytes_per_second));
@@ -145,7 +153,7 @@ pub(crate) fn open(
         });
         let (view, heads, stats) = (Arc::clone(&parts.view), Arc::clone(&parts.heads), Arc::clone(&parts.stats));
         let core = ShardCore::new(shard, parts, log, clock.now_ns());
-        let handle = ShardHandle::start(shard, core, flusher, Arc::clone(clock), config.queue_batches);
+        let handle = ShardHandle::start(shard, core, flusher, Arc::clone(clock), config.queue_batches, run);
         shards.push(Shard { sender: handle.sender(), handle: Mutex::new(handle), view, heads, stats });
     }
     Ok(Opened { config, catalog, manifest, attributes, shards, compactors, report })

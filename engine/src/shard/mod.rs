@@ -2,9 +2,13 @@
 
 pub mod append;
 pub mod core;
+mod drive;
 pub mod heads;
 pub(crate) mod running;
 pub mod stats;
+#[cfg(feature = "simulation")]
+pub(crate) mod stepped;
+mod turn;
 pub mod view;
 pub mod worker;
 

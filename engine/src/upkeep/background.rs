@@ -86,6 +86,12 @@ impl Merges {
         Ok(())
     }
 
+    /// The merges of one shard.
+    #[cfg(feature = "simulation")]
+    pub fn of_shard(&self, shard: u32) -> &Compactor {
+        &self.compactors[shard as usize]
+    }
+
     /// Waits for the threads, which end by the flag that all share.
     pub fn join(&self) {
         for thread in self.threads.lock().drain(..) {
