@@ -215,7 +215,8 @@ async fn a_full_disk_refuses_answers_and_recovers_by_itself() {
     let said = run(&[&["delete", "--device", "archive", "--table", "unloved"], &flags[..]].concat());
     assert_eq!(said.code, Some(0), "{said:?}");
     assert!(times(&node, "unloved").await.is_empty());
-    node.query().await.action("compact", Vec::new()).await.unwrap();
+    // The merge of the large table may find no room; that of the rows which are gone needs none.
+    let _ = node.query().await.action("compact", Vec::new()).await;
     sender.all_taken("after a delete").await;
     sender.check(&node, "after a delete").await;
 
