@@ -2,7 +2,10 @@
 """Owns the stored size of real telemetry: loads each data set into a fresh node and prints what it takes on disk.
 
     cargo build --release
-    .venv/bin/python benches/sets.py [SET ...]
+    .venv/bin/python benches/sets.py [SET ...] [--beside]
+
+With --beside the rows that the node answers are stored in Parquet, DuckDB, ClickHouse (chdb) and VictoriaMetrics, too, as far as
+those are installed.
 
 The data folder is TIDEWELL_DATA (default ../shared/data next to the repository), the program TIDEWELL_BIN (default
 target/release/tidewell). Needs Python 3.10 and pyarrow; tests/run makes such an environment in .venv. Rows are counted by
@@ -25,6 +28,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.flight as flight
+
+import peers
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("TIDEWELL_DATA") or ROOT / ".." / "shared" / "data").resolve()
@@ -272,9 +277,12 @@ class Outcome:
     seconds: float
     bad_lines: int
     notes: list[str]
+    # Bytes of the same rows in other stores, by name.
+    beside: dict[str, int | None]
 
     @property
     def cells(self) -> list[str]:
+        others = ["" if taken is None else f"{taken:,}" for taken in self.beside.values()]
         return [
             self.title,
             f"{self.rows:,}",
@@ -283,13 +291,14 @@ class Outcome:
             f"{self.stored / self.values:.2f}",
             f"{self.hot / self.values:.2f}",
             f"{self.sent / self.seconds:,.0f}",
+            *others,
         ]
 
 
 HEADER = ["set", "rows", "values", "bytes stored", "bytes/value", "after flush", "load rows/s"]
 
 
-def measure(data_set: DataSet, folder: Path) -> Outcome:
+def measure(data_set: DataSet, folder: Path, stores: list[str]) -> Outcome:
     with Node(folder) as node:
         summaries = [node.load(arguments) for arguments in data_set.loads]
         node.action("flush")
@@ -297,8 +306,11 @@ def measure(data_set: DataSet, folder: Path) -> Outcome:
         node.action("compact")
         cold = node.segments()
         rows = values = varying = 0
+        answers = {}
         for table in sorted({name for summary in summaries for name in summary["tables"]}):
             answer = node.read(table)
+            if stores:
+                answers[table] = answer
             rows += answer.num_rows
             for column in answer.columns[2:]:
                 present = len(column) - column.null_count
@@ -306,6 +318,7 @@ def measure(data_set: DataSet, folder: Path) -> Outcome:
                 varying += present if pc.count_distinct(column).as_py() > 1 else 0
         if rows != cold["rows"]:
             sys.exit(f"{data_set.title}: {rows} rows are read back, {cold['rows']} are stored")
+    beside = {store: peers.measure(store, folder / store, answers) for store in stores}
     return Outcome(
         data_set.title,
         rows,
@@ -317,6 +330,7 @@ def measure(data_set: DataSet, folder: Path) -> Outcome:
         sum(summary["seconds"] for summary in summaries),
         sum(summary["bad_lines"] for summary in summaries),
         data_set.notes,
+        beside,
     )
 
 
@@ -336,7 +350,10 @@ def remarks(outcome: Outcome) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Stored size of real telemetry")
     parser.add_argument("sets", nargs="*", metavar="SET", help=f"which of {', '.join(SETS)}; default: all")
-    names = parser.parse_args().sets or list(SETS)
+    parser.add_argument("--beside", action="store_true", help="store the same rows in other stores, too")
+    arguments = parser.parse_args()
+    names = arguments.sets or list(SETS)
+    stores = list(peers.STORES) if arguments.beside else []
     unknown = [name for name in names if name not in SETS]
     if unknown:
         parser.error(f"no set called {', '.join(unknown)}; there are {', '.join(SETS)}")
@@ -344,14 +361,15 @@ def main() -> None:
         sys.exit(f"{BINARY} is missing: run `cargo build --release`, or name the program with TIDEWELL_BIN")
     version = subprocess.run([BINARY, "--version"], capture_output=True, text=True, check=True).stdout.strip()
     print(f"{version}, {os.cpu_count()} processors, {platform.system()} {platform.machine()}\n")
-    print("| " + " | ".join(HEADER) + " |")
-    print("|---" + "|---:" * (len(HEADER) - 1) + "|", flush=True)
+    header = [*HEADER, *stores]
+    print("| " + " | ".join(header) + " |")
+    print("|---" + "|---:" * (len(header) - 1) + "|", flush=True)
     outcomes = []
     for name in names:
         with tempfile.TemporaryDirectory(prefix="tidewell-sets-") as folder:
             made = Path(folder) / "made"
             made.mkdir()
-            outcomes.append(measure(SETS[name](made), Path(folder)))
+            outcomes.append(measure(SETS[name](made), Path(folder), stores))
         print("| " + " | ".join(outcomes[-1].cells) + " |", flush=True)
     print()
     for remark in [remark for outcome in outcomes for remark in remarks(outcome)]:

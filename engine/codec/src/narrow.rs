@@ -8,10 +8,11 @@ use std::ops::Range;
 
 use crate::chunk::{ALL_NULL, SOME_NULL};
 use crate::column::{Bitmap, Column, FieldType, Text, Values};
+use crate::decimal::{self, Divisor};
 use crate::error::Result;
 use crate::reader::Reader;
 use crate::scratch::Scratch;
-use crate::{bools, decimal, integers, reals, text};
+use crate::{bools, integers, reals, text};
 
 /// Integers of decimals up to this magnitude, and their bases, are exact doubles with room to spare.
 const DECIMAL_LIMIT: u64 = 1 << 50;
@@ -77,20 +78,20 @@ impl Numbers {
     }
 }
 
-/// What numbers mean: `base + n`, or for decimals `(base + n) / 10^digits`. Rises with `n`.
+/// What numbers mean: `base + n`, or for doubles `(base + n) / divisor`. Rises with `n`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Meaning {
     base: i64,
-    /// `None` for integers.
-    digits: Option<u8>,
+    /// 1 for integers.
+    divisor: Divisor,
 }
 
 impl Meaning {
     /// The double that `number` stands for.
     #[inline]
     pub fn real(self, number: u32) -> f64 {
-        let (base, power) = self.real_parts();
-        (base + f64::from(number)) / power
+        let (base, divisor) = self.real_parts();
+        (base + f64::from(number)) / divisor
     }
 
     /// The integer that `number` stands for.
@@ -101,14 +102,14 @@ impl Meaning {
 
     #[inline]
     fn real_parts(self) -> (f64, f64) {
-        (self.base as f64, decimal::power(self.digits.unwrap_or(0)))
+        (self.base as f64, self.divisor.value())
     }
 }
 
 /// The values of a narrow column; null slots hold anything.
 #[derive(Clone, Debug, PartialEq)]
 pub enum NarrowValues {
-    /// Doubles that are decimals.
+    /// Doubles that are decimals, or degrees made of minutes.
     Decimals(Numbers, Meaning),
     /// Integers that lie close together.
     Integers(Numbers, Meaning),
@@ -162,8 +163,8 @@ fn decode_values(reader: &mut Reader<'_>, field_type: FieldType, count: usize) -
     Ok(match field_type {
         FieldType::F64 => {
             let mut decoded = Scratch::<i64>::take();
-            match reals::decode_decimal(reader, count, &mut decoded)? {
-                Some(digits) => decimals(&decoded, digits),
+            match reals::decode_divided(reader, count, &mut decoded)? {
+                Some(divisor) => decimals(&decoded, divisor),
                 None => {
                     let mut values = Vec::with_capacity(count);
                     reals::decode(reader, count, &mut values)?;
@@ -176,7 +177,7 @@ fn decode_values(reader: &mut Reader<'_>, field_type: FieldType, count: usize) -
             integers::decode(reader, count, &mut decoded)?;
             let (min, max) = bounds(&decoded);
             match Numbers::above(min, max, &decoded) {
-                Some(numbers) => NarrowValues::Integers(numbers, Meaning { base: min, digits: None }),
+                Some(numbers) => NarrowValues::Integers(numbers, Meaning { base: min, divisor: Divisor::ONE }),
                 None => NarrowValues::I64(decoded.to_vec()),
             }
         }
@@ -193,7 +194,7 @@ fn decode_values(reader: &mut Reader<'_>, field_type: FieldType, count: usize) -
     })
 }
 
-fn decimals(integers: &[i64], digits: u8) -> NarrowValues {
+fn decimals(integers: &[i64], divisor: Divisor) -> NarrowValues {
     let (min, max) = bounds(integers);
     let numbers = match min.unsigned_abs().max(max.unsigned_abs()) {
         // Only damaged or hostile bytes are beyond: there the order of values is not that of integers.
@@ -201,10 +202,10 @@ fn decimals(integers: &[i64], digits: u8) -> NarrowValues {
         _ => Numbers::above(min, max, integers),
     };
     match numbers {
-        Some(numbers) => NarrowValues::Decimals(numbers, Meaning { base: min, digits: Some(digits) }),
+        Some(numbers) => NarrowValues::Decimals(numbers, Meaning { base: min, divisor }),
         None => {
             let mut values = Vec::with_capacity(integers.len());
-            decimal::join(integers, digits, &mut values);
+            decimal::join(integers, divisor, &mut values);
             NarrowValues::F64(values)
         }
     }
@@ -250,8 +251,8 @@ impl NarrowColumn {
     /// `rows` nulls.
     pub fn nulls(field_type: FieldType, rows: usize) -> Self {
         let values = match field_type {
-            FieldType::F64 => NarrowValues::Decimals(Numbers::Zero(rows), Meaning { base: 0, digits: Some(0) }),
-            FieldType::I64 => NarrowValues::Integers(Numbers::Zero(rows), Meaning { base: 0, digits: None }),
+            FieldType::F64 => NarrowValues::Decimals(Numbers::Zero(rows), Meaning { base: 0, divisor: Divisor::ONE }),
+            FieldType::I64 => NarrowValues::Integers(Numbers::Zero(rows), Meaning { base: 0, divisor: Divisor::ONE }),
             FieldType::Bool => NarrowValues::Bool(Bitmap::filled(rows, false)),
             FieldType::Utf8 => {
                 let mut strings = Text::default();
@@ -309,17 +310,17 @@ impl NarrowColumn {
     pub fn write_f64(&self, range: Range<usize>, out: &mut [f64]) -> Option<()> {
         match &self.values {
             NarrowValues::Decimals(numbers, meaning) => {
-                let (base, power) = meaning.real_parts();
-                fn write<T: Copy + Into<f64>>(numbers: &[T], base: f64, power: f64, out: &mut [f64]) {
+                let (base, divisor) = meaning.real_parts();
+                fn write<T: Copy + Into<f64>>(numbers: &[T], base: f64, divisor: f64, out: &mut [f64]) {
                     for (out, number) in out.iter_mut().zip(numbers) {
-                        *out = (base + (*number).into()) / power;
+                        *out = (base + (*number).into()) / divisor;
                     }
                 }
                 match numbers {
-                    Numbers::Zero(_) => out.fill(base / power),
-                    Numbers::U8(v) => write(&v[range], base, power, out),
-                    Numbers::U16(v) => write(&v[range], base, power, out),
-                    Numbers::U32(v) => write(&v[range], base, power, out),
+                    Numbers::Zero(_) => out.fill(base / divisor),
+                    Numbers::U8(v) => write(&v[range], base, divisor, out),
+                    Numbers::U16(v) => write(&v[range], base, divisor, out),
+                    Numbers::U32(v) => write(&v[range], base, divisor, out),
                 }
             }
             NarrowValues::F64(v) => out.copy_from_slice(&v[range]),
@@ -358,12 +359,12 @@ impl NarrowColumn {
         let (before, count) = (column.len(), range.len());
         match (&self.values, &mut column.values) {
             (NarrowValues::Decimals(numbers, meaning), Values::F64(out)) => {
-                let (base, power) = meaning.real_parts();
+                let (base, divisor) = meaning.real_parts();
                 match numbers {
-                    Numbers::Zero(_) => out.resize(before + count, base / power),
-                    Numbers::U8(v) => out.extend(v[range.clone()].iter().map(|n| (base + f64::from(*n)) / power)),
-                    Numbers::U16(v) => out.extend(v[range.clone()].iter().map(|n| (base + f64::from(*n)) / power)),
-                    Numbers::U32(v) => out.extend(v[range.clone()].iter().map(|n| (base + f64::from(*n)) / power)),
+                    Numbers::Zero(_) => out.resize(before + count, base / divisor),
+                    Numbers::U8(v) => out.extend(v[range.clone()].iter().map(|n| (base + f64::from(*n)) / divisor)),
+                    Numbers::U16(v) => out.extend(v[range.clone()].iter().map(|n| (base + f64::from(*n)) / divisor)),
+                    Numbers::U32(v) => out.extend(v[range.clone()].iter().map(|n| (base + f64::from(*n)) / divisor)),
                 }
             }
             (NarrowValues::Integers(numbers, Meaning { base, .. }), Values::I64(out)) => match numbers {

@@ -2,7 +2,7 @@
 
 use crate::Tier;
 use crate::bitpack::{VECTOR, pack, unpack, width_of};
-use crate::decimal::{self, DIGITS_MAX};
+use crate::decimal::{self, Divisor};
 use crate::error::{CodecError, Result};
 use crate::integers::{self, Choice, bytes_of};
 use crate::reader::{Reader, put_varint};
@@ -18,20 +18,15 @@ pub(crate) const SINGLE: u8 = 3;
 pub(crate) const SPLIT: u8 = 4;
 pub(crate) const PCO: u8 = 5;
 pub(crate) const PARTS: u8 = 6;
-/// Plus the number of digits, 0 to 15.
-pub(crate) const DECIMAL: u8 = 16;
-/// Plus the number of digits, 0 to 15; exceptions follow.
-pub(crate) const DECIMAL_PATCHED: u8 = 32;
-
-const _: () = assert!(DECIMAL + DIGITS_MAX < DECIMAL_PATCHED && DECIMAL_PATCHED + DIGITS_MAX < 64);
+// Kinds 16 to 63 are those of [`Divisor`].
 
 /// The encoder nests streams of doubles for parts, for exceptions of decimals, and for exceptions of those.
 const DEPTH_MAX: u8 = 2;
 
-/// Values looked at to find the number of digits; more of them when the first choice left too many exceptions.
+/// Values looked at to find the divisor; more of them when the first choice left too many exceptions.
 const SAMPLES: [usize; 2] = [48, 256];
 
-/// Values that share their number of digits at most when digits change within a chunk.
+/// Values that share their divisor at most when it changes within a chunk.
 const PART: usize = 4_096;
 
 /// Appends `values` as one stream: a kind byte and its payload. The count is not written.
@@ -52,7 +47,7 @@ fn encode_payload(values: &[f64], tier: Tier, depth: u8, out: &mut Vec<u8>) -> u
     }
     let start = out.len();
     let kind = encode_whole(values, tier, depth, out);
-    if values.len() > PART && depth == 0 && digits_change(values) {
+    if values.len() > PART && depth == 0 && divisor_changes(values) {
         // One value of many digits in a long chunk widens all others; but parts lose what they have in common.
         let mut parts = Scratch::<u8>::take();
         values.chunks(PART).for_each(|part| encode_nested(part, tier, depth + 1, &mut parts));
@@ -65,10 +60,10 @@ fn encode_payload(values: &[f64], tier: Tier, depth: u8, out: &mut Vec<u8>) -> u
     kind
 }
 
-fn digits_change(values: &[f64]) -> bool {
-    let mut digits = values.chunks(PART).map(|part| decimal::choose_digits(part, SAMPLES[1]));
-    let first = digits.next();
-    digits.any(|digits| Some(digits) != first)
+fn divisor_changes(values: &[f64]) -> bool {
+    let mut divisors = values.chunks(PART).map(|part| decimal::choose(part, SAMPLES[1]));
+    let first = divisors.next();
+    divisors.any(|divisor| Some(divisor) != first)
 }
 
 fn encode_whole(values: &[f64], tier: Tier, depth: u8, out: &mut Vec<u8>) -> u8 {
@@ -76,8 +71,8 @@ fn encode_whole(values: &[f64], tier: Tier, depth: u8, out: &mut Vec<u8>) -> u8 
     let constant = values.iter().all(|value| value.to_bits() == first.to_bits());
     let sample = if constant { &values[..1] } else { values };
     for size in SAMPLES {
-        let Some(digits) = decimal::choose_digits(sample, size) else { break };
-        if let Some(kind) = encode_decimal(values, digits, tier, depth, out) {
+        let Some(divisor) = decimal::choose(sample, size) else { break };
+        if let Some(kind) = encode_divided(values, divisor, tier, depth, out) {
             return kind;
         }
         if sample.len() <= size {
@@ -101,23 +96,23 @@ fn put_plain(values: &[f64], out: &mut Vec<u8>) -> u8 {
     PLAIN
 }
 
-fn encode_decimal(values: &[f64], digits: u8, tier: Tier, depth: u8, out: &mut Vec<u8>) -> Option<u8> {
+fn encode_divided(values: &[f64], divisor: Divisor, tier: Tier, depth: u8, out: &mut Vec<u8>) -> Option<u8> {
     let (mut integers, mut positions) = (Scratch::<i64>::take(), Scratch::<i64>::take());
     let mut exceptions = Scratch::<f64>::take();
-    if !decimal::split(values, digits, &mut integers, &mut positions, &mut exceptions)
+    if !decimal::split(values, divisor, &mut integers, &mut positions, &mut exceptions)
         || (depth == DEPTH_MAX && !exceptions.is_empty())
     {
         return None;
     }
     if exceptions.is_empty() {
         integers::encode(&integers, Choice::all(tier), out);
-        return Some(DECIMAL + digits);
+        return Some(divisor.kind(false));
     }
     put_varint(out, exceptions.len() as u64);
     integers::encode(&positions, Choice::simple(tier), out);
     encode_nested(&exceptions, tier, depth + 1, out);
     integers::encode(&integers, Choice::all(tier), out);
-    Some(DECIMAL_PATCHED + digits)
+    Some(divisor.kind(true))
 }
 
 /// Maps doubles to integers of the same order, so that neighbours stay neighbours.
@@ -224,15 +219,18 @@ pub(crate) fn decode(reader: &mut Reader<'_>, count: usize, values: &mut Vec<f64
     decode_nested(reader, count, values, 0)
 }
 
-/// Reads a stream of `count` decimals without exceptions as its integers, and gives back the number of digits; `None`, and
-/// nothing read, when the stream is of another kind.
-pub(crate) fn decode_decimal(reader: &mut Reader<'_>, count: usize, integers: &mut Vec<i64>) -> Result<Option<u8>> {
-    let Some(&kind) = reader.rest().first().filter(|kind| (DECIMAL..DECIMAL_PATCHED).contains(*kind)) else {
-        return Ok(None);
-    };
+/// Reads a stream of `count` divided integers without exceptions, and gives back the divisor; `None`, and nothing read, when
+/// the stream is of another kind.
+pub(crate) fn decode_divided(
+    reader: &mut Reader<'_>,
+    count: usize,
+    integers: &mut Vec<i64>,
+) -> Result<Option<Divisor>> {
+    let kind = reader.rest().first().copied();
+    let Some((divisor, false)) = kind.and_then(Divisor::of_kind) else { return Ok(None) };
     reader.byte()?;
     integers::decode(reader, count, integers)?;
-    Ok(Some(kind - DECIMAL))
+    Ok(Some(divisor))
 }
 
 fn decode_nested(reader: &mut Reader<'_>, count: usize, values: &mut Vec<f64>, depth: u8) -> Result<()> {
@@ -289,34 +287,44 @@ fn decode_nested(reader: &mut Reader<'_>, count: usize, values: &mut Vec<f64>, d
                 left -= part;
             }
         }
-        DECIMAL..DECIMAL_PATCHED => {
-            let mut integers = Scratch::<i64>::take();
-            integers::decode(reader, count, &mut integers)?;
-            decimal::join(&integers, kind - DECIMAL, values);
-        }
-        DECIMAL_PATCHED..48 => {
-            let exception_count = reader.bounded("exceptions", count)?;
-            let mut positions = Scratch::<i64>::take();
-            integers::decode(reader, exception_count, &mut positions)?;
-            let mut exceptions = Scratch::<f64>::take();
-            decode_nested(reader, exception_count, &mut exceptions, depth + 1)?;
-            let mut integers = Scratch::<i64>::take();
-            integers::decode(reader, count, &mut integers)?;
-            decimal::join(&integers, kind - DECIMAL_PATCHED, values);
-            for (&position, &exception) in positions.iter().zip(exceptions.iter()) {
-                let slot = usize::try_from(position).ok().and_then(|position| values[start..].get_mut(position));
-                let Some(slot) = slot else {
-                    return Err(CodecError::OutOfRange {
-                        codec: CODEC,
-                        what: "position of an exception",
-                        found: position as u64,
-                        allowed: (count as u64).saturating_sub(1),
-                    });
-                };
-                *slot = exception;
-            }
-        }
-        _ => return Err(CodecError::UnknownKind { codec: CODEC, kind }),
+        _ => match Divisor::of_kind(kind) {
+            Some((divisor, patched)) => decode_joined(reader, count, values, divisor, patched, depth)?,
+            None => return Err(CodecError::UnknownKind { codec: CODEC, kind }),
+        },
+    }
+    Ok(())
+}
+
+/// Reads divided integers and the exceptions that stand between them.
+fn decode_joined(
+    reader: &mut Reader<'_>,
+    count: usize,
+    values: &mut Vec<f64>,
+    divisor: Divisor,
+    patched: bool,
+    depth: u8,
+) -> Result<()> {
+    let start = values.len();
+    let (mut positions, mut exceptions) = (Scratch::<i64>::take(), Scratch::<f64>::take());
+    if patched {
+        let exception_count = reader.bounded("exceptions", count)?;
+        integers::decode(reader, exception_count, &mut positions)?;
+        decode_nested(reader, exception_count, &mut exceptions, depth + 1)?;
+    }
+    let mut integers = Scratch::<i64>::take();
+    integers::decode(reader, count, &mut integers)?;
+    decimal::join(&integers, divisor, values);
+    for (&position, &exception) in positions.iter().zip(exceptions.iter()) {
+        let slot = usize::try_from(position).ok().and_then(|position| values[start..].get_mut(position));
+        let Some(slot) = slot else {
+            return Err(CodecError::OutOfRange {
+                codec: CODEC,
+                what: "position of an exception",
+                found: position as u64,
+                allowed: (count as u64).saturating_sub(1),
+            });
+        };
+        *slot = exception;
     }
     Ok(())
 }

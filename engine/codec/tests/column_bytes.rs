@@ -95,6 +95,15 @@ fn cases() -> Vec<Case> {
     add("i64 planes", ints(500, &|i| (noise(i % 60) % 251) as i64), &[10, 1]);
     add("f64 pco", reals(300, &|i| (noise(i) % 100) as f64 / 3.0), &[5]);
     add("utf8 zstd", text(20, &|i| format!("message number {i} of the pump")), &[3]);
+
+    let mut add = |name, values, starts| {
+        let column = Column { values, validity: None };
+        cases.push(Case { name, column, tier: Tier::Hot, starts, foreign: false });
+    };
+    let minutes = |i: usize| (318_637 + noise(i) % 90) as f64 / 1e4;
+    add("f64 degrees", reals(30, &|i| -(minutes(i) * 1e4).round() / 60e4), &[52]);
+    let lost = |i: usize| if i == 3 { f64::NAN } else { 72.0 + minutes(i) / 60.0 };
+    add("f64 degrees patched", reals(40, &lost), &[60]);
     cases
 }
 

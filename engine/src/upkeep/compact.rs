@@ -14,12 +14,12 @@ use super::FileNumbers;
 use super::flush::open_live;
 use super::merge::merge;
 use super::output::{Finished, OutputSpec, Outputs, Pace};
-use super::pick::{self, Candidate, Due};
+use super::pick::{self, Candidate, Due, Terms};
 use super::stretch::{Stretch, stretches};
 use super::throttle::Throttle;
 use crate::catalog::Catalog;
 use crate::error::{Error, Result};
-use crate::limits::{COMPACTION_LEVEL_MAX, ERASE_DELAY_NS};
+use crate::limits::{COMPACTION_LEVEL_MAX, DAY_NS, ERASE_DELAY_NS};
 use crate::manifest::{Edit, Manifest};
 use crate::shard::{LiveSegment, ShardStats, ShardView, SharedView};
 use crate::storage::Storage;
@@ -28,6 +28,9 @@ use crate::summary::LiveSummary;
 /// For how long the inputs of a merge that failed are left alone: a damaged input or a full disk does not heal at once, and
 /// other merges go on meanwhile.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(60);
+
+/// Days that share a file are at most this part of those that the table keeps.
+const GROUP_PART_OF_RETENTION: i64 = 4;
 
 /// What the merges of one shard must not do at the same time, and what they must not do for now.
 #[derive(Default)]
@@ -118,16 +121,17 @@ impl Compactor {
             }
             done => done.map(|()| true),
         };
+        let terms = self.terms(table, now_ns);
         let mut all_flushed = true;
         while all_flushed {
             let view = self.view.load_files();
             let stretches = self.stretches(&view, table, false);
-            let Some(due) = stretches.iter().find_map(|s| pick::flushed_all(&s.segments, now_ns)) else { break };
+            let Some(due) = stretches.iter().find_map(|s| pick::flushed_all(&s.segments, terms)) else { break };
             all_flushed = merge(&view, &due)?;
         }
         let view = self.view.load_files();
         let stretches = self.stretches(&view, table, false);
-        for due in stretches.iter().flat_map(|stretch| pick::unfinished(&stretch.segments, now_ns)) {
+        for due in stretches.iter().flat_map(|stretch| pick::unfinished(&stretch.segments, terms)) {
             merge(&view, &due)?;
         }
         let view = self.view.load_files();
@@ -148,7 +152,7 @@ impl Compactor {
     fn run_first(
         &self,
         now_ns: i64,
-        pick: fn(&[Candidate], i64) -> Option<Due>,
+        pick: fn(&[Candidate], Terms) -> Option<Due>,
         mine: fn(&LiveSegment) -> bool,
         with_overdue: bool,
     ) -> Result<bool> {
@@ -157,13 +161,14 @@ impl Compactor {
         let mut found = None;
         for table in tables(&view) {
             let stretches = self.stretches(&view, &table, true);
+            let terms = self.terms(&table, now_ns);
             // Only the merges of flushed segments look after those that waited.
             let mut overdue = stretches.iter().filter(|stretch| stretch.overdue && with_overdue);
             let due = overdue
-                .find_map(|stretch| pick::flushed_all(&stretch.segments, now_ns))
-                .or_else(|| stretches.iter().find_map(|stretch| pick(&stretch.segments, now_ns)));
+                .find_map(|stretch| pick::flushed_all(&stretch.segments, terms))
+                .or_else(|| stretches.iter().find_map(|stretch| pick(&stretch.segments, terms)));
             let due = match due {
-                None => self.erasing(&view, &table, &stretches, now_ns, mine)?,
+                None => self.erasing(&view, &table, &stretches, terms, mine)?,
                 due => due,
             };
             if let Some(due) = due {
@@ -194,10 +199,10 @@ impl Compactor {
         view: &ShardView,
         table: &str,
         stretches: &[Stretch],
-        now_ns: i64,
+        terms: Terms,
         mine: fn(&LiveSegment) -> bool,
     ) -> Result<Option<Due>> {
-        let deleted_before_ns = now_ns.saturating_sub(ERASE_DELAY_NS);
+        let deleted_before_ns = terms.now_ns.saturating_sub(ERASE_DELAY_NS);
         let all = stretches.iter().flat_map(|stretch| stretch.segments.iter().map(move |s| (stretch, s)));
         for (stretch, candidate) in all.filter(|(_, candidate)| !candidate.paused) {
             let live = segments(view, table).iter().find(|live| live.meta.id == candidate.id);
@@ -209,15 +214,19 @@ impl Compactor {
                 self.pause([candidate.id].into());
             }
             if cut || work? {
-                let due = if is_flushed {
-                    pick::flushed_all(&stretch.segments, now_ns)
-                } else {
-                    Some(pick::alone(candidate))
-                };
+                let due =
+                    if is_flushed { pick::flushed_all(&stretch.segments, terms) } else { Some(pick::alone(candidate)) };
                 return Ok(due);
             }
         }
         Ok(None)
+    }
+
+    /// What `pick` needs to know beside the table's segments.
+    fn terms(&self, table: &str, now_ns: i64) -> Terms {
+        let kept_ns = self.manifest.lock().state().retention.get(table).and_then(|retention| retention.raw_ns);
+        let kept_days = kept_ns.map_or(i64::MAX, |kept| i64::try_from(kept / DAY_NS as u64).unwrap_or(i64::MAX));
+        Terms { now_ns, group_days_max: kept_days / GROUP_PART_OF_RETENTION }
     }
 
     fn pause(&self, segments: BTreeSet<u64>) {

@@ -4,17 +4,34 @@ use std::collections::BTreeSet;
 
 use crate::limits::DAY_NS;
 
-/// Days of a group: slow devices' rows of so many days may share one file. Groups are aligned to 1970-01-01.
-pub const GROUP_DAYS: i64 = 32;
+/// Widths of groups in days, the widest first: slow devices' rows of so many days may share one file, those of very slow
+/// ones of more. Groups are aligned to 1970-01-01, so that they nest.
+pub const GROUP_DAYS: [i64; 2] = [1_024, 32];
+
+/// Days that may share one file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Group {
+    /// The first day.
+    pub first_day: i64,
+    /// How many there are: one of [`GROUP_DAYS`].
+    pub days: i64,
+}
+
+impl Group {
+    /// The group of that many days that `day` is in.
+    pub fn of(day: i64, days: i64) -> Self {
+        Self { first_day: day.div_euclid(days) * days, days }
+    }
+
+    /// The last day.
+    pub fn last_day(self) -> i64 {
+        self.first_day + self.days - 1
+    }
+}
 
 /// The day (UTC) of a time, counted from 1970-01-01.
 pub fn day_of(time_ns: i64) -> i64 {
     time_ns.div_euclid(DAY_NS)
-}
-
-/// The group of a day.
-pub fn group_of(day: i64) -> i64 {
-    day.div_euclid(GROUP_DAYS)
 }
 
 /// The first time of a day.
@@ -31,19 +48,16 @@ pub fn end_of(day: i64) -> i64 {
 #[derive(Clone, Debug, Default)]
 pub struct Split {
     /// Groups that are not cut.
-    pub wide: BTreeSet<i64>,
+    pub wide: BTreeSet<Group>,
 }
 
 impl Split {
     /// The range `[start, end)` of the file for a row at `time_ns`; an end of `i64::MAX` has no end.
     pub fn range_of(&self, time_ns: i64) -> (i64, i64) {
         let day = day_of(time_ns);
-        let group = group_of(day);
-        if self.wide.contains(&group) {
-            let first = group * GROUP_DAYS;
-            return (start_of(first), end_of(first + GROUP_DAYS - 1));
-        }
-        (start_of(day), end_of(day))
+        let group = GROUP_DAYS.iter().map(|days| Group::of(day, *days)).find(|group| self.wide.contains(group));
+        let (first, last) = group.map_or((day, day), |group| (group.first_day, group.last_day()));
+        (start_of(first), end_of(last))
     }
 }
 
@@ -53,8 +67,9 @@ mod tests {
 
     #[test]
     fn every_time_lies_in_the_range_of_its_file() {
-        let split = Split { wide: [-1, 3].into_iter().collect() };
-        for day in [-106_752, -40, -33, -32, -1, 0, 1, 95, 96, 127, 128, 106_751] {
+        let wide = [Group::of(-1, 32), Group::of(96, 32), Group::of(2_048, 1_024), Group::of(2_048, 32)];
+        let split = Split { wide: wide.into_iter().collect() };
+        for day in [-106_752, -40, -33, -32, -1, 0, 1, 95, 96, 127, 128, 2_047, 2_048, 3_071, 3_072, 106_751] {
             for time in [start_of(day), start_of(day) + 1, end_of(day) - 1] {
                 let (start, end) = split.range_of(time);
                 assert!(start <= time && (time < end || end == i64::MAX), "{time}: {start}..{end}");
@@ -65,6 +80,7 @@ mod tests {
         assert_eq!(split.range_of(0), (0, DAY_NS));
         assert_eq!(split.range_of(-1), (-32 * DAY_NS, 0));
         assert_eq!(split.range_of(100 * DAY_NS), (96 * DAY_NS, 128 * DAY_NS));
+        assert_eq!(split.range_of(2_050 * DAY_NS), (2_048 * DAY_NS, 3_072 * DAY_NS));
         assert_eq!(split.range_of(i64::MAX).1, i64::MAX);
         assert_eq!(split.range_of(i64::MIN).0, i64::MIN);
     }

@@ -5,9 +5,9 @@
 //! other: neighbours of similar size while the day is open, all of them once it is closed and quiet.
 //!
 //! How often a row is written, at the most: by its flush; by the merge into its day; by each merge of neighbours, which
-//! makes a file of a higher tier than any of them, and tiers grow by [`COMPACTION_FAN_IN`] times, so log8 of the day's rows by
-//! those that a merge of flushed segments brings; when the day is finished; when its group is. Late rows make a day be
-//! finished again when they are an eighth of it, or after a day of quiet.
+//! makes a file of a higher tier than any of them, and tiers grow by [`COMPACTION_FAN_IN`] times, so log8 of the day's rows
+//! by those that a merge of flushed segments brings; when the day is finished; when each of its two groups is. Late rows
+//! make a day be finished again when they are an eighth of it, or after a day of quiet.
 
 mod partition;
 #[cfg(test)]
@@ -19,7 +19,7 @@ use std::ops::Range;
 use tidewell_codec::Tier;
 
 use self::partition::{Partition, partitions};
-use super::days::{GROUP_DAYS, Split, day_of, end_of, group_of};
+use super::days::{GROUP_DAYS, Group, Split, day_of, end_of};
 use crate::limits::{COLD_BLOCK_ROWS, COMPACTION_FAN_IN, DAY_NS, SEGMENT_ROWS_MAX};
 
 /// Flushed segments that one merge takes at the most, and layers that one merge of neighbours takes.
@@ -34,6 +34,16 @@ const FLUSHED_QUIET_NS: i64 = 3_600_000_000_000;
 const LATE_PART: u64 = 8;
 /// A group is merged when it has no more rows than so many full segments: beyond that its files are long enough.
 const GROUP_SEGMENTS_MAX: u64 = 8;
+
+/// What the decision knows beside the segments.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// The time.
+    pub now_ns: i64,
+    /// Days that may share a file at the most. A file goes when all its days are beyond retention, so it must not have many
+    /// more than are kept.
+    pub group_days_max: i64,
+}
 
 /// What the decision needs to know of a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,23 +86,23 @@ pub struct Due {
 }
 
 /// The merge of flushed segments that is due, if there is one.
-pub fn flushed(segments: &[Candidate], now_ns: i64) -> Option<Due> {
+pub fn flushed(segments: &[Candidate], terms: Terms) -> Option<Due> {
     let waiting: Vec<&Candidate> = segments.iter().filter(|s| s.level == 0).collect();
     let newest = waiting.iter().map(|s| s.created_ns).max()?;
-    let quiet = newest.saturating_add(FLUSHED_QUIET_NS) <= now_ns;
+    let quiet = newest.saturating_add(FLUSHED_QUIET_NS) <= terms.now_ns;
     if waiting.len() < COMPACTION_FAN_IN && !quiet {
         return None;
     }
     let urgent = waiting.len() > 2 * COMPACTION_FAN_IN;
     // Behind, a merge writes what is cheap to write; the merges of the days make it cold.
     let tier = if urgent { Tier::Hot } else { Tier::Cold };
-    merge_flushed(segments, waiting, tier, urgent, now_ns)
+    merge_flushed(segments, waiting, tier, urgent, terms)
 }
 
 /// The merge of the oldest flushed segments, however few they are.
-pub fn flushed_all(segments: &[Candidate], now_ns: i64) -> Option<Due> {
+pub fn flushed_all(segments: &[Candidate], terms: Terms) -> Option<Due> {
     let waiting = segments.iter().filter(|s| s.level == 0).collect();
-    merge_flushed(segments, waiting, Tier::Cold, true, now_ns)
+    merge_flushed(segments, waiting, Tier::Cold, true, terms)
 }
 
 fn merge_flushed(
@@ -100,7 +110,7 @@ fn merge_flushed(
     mut waiting: Vec<&Candidate>,
     tier: Tier,
     urgent: bool,
-    now_ns: i64,
+    terms: Terms,
 ) -> Option<Due> {
     // Always the oldest ones: those that stay are later in log order than all that was merged.
     waiting.sort_by_key(|s| s.seq_max);
@@ -109,18 +119,16 @@ fn merge_flushed(
         return None;
     }
     let merged: Vec<&Candidate> = segments.iter().filter(|s| s.level > 0).collect();
-    let mut wide: BTreeSet<i64> = merged.iter().filter_map(|s| wide_group(s)).collect();
+    let mut wide: BTreeSet<Group> = merged.iter().filter_map(|s| wide_group(s)).collect();
     // Old days of slow devices, as when years of history are loaded: one file for each would be a file of a few rows.
-    let taken: BTreeSet<i64> = merged.iter().flat_map(|s| groups(&[s])).collect();
-    wide.extend(groups(&waiting).filter(|&group| {
-        !taken.contains(&group) && is_closed(last_day_of(group), now_ns) && is_sparse(&waiting, group)
-    }));
+    let is_taken = |group: Group| merged.iter().any(|s| overlap(s, group).is_some());
+    wide.extend(sparse_groups(&waiting, terms, is_taken));
     Some(Due { inputs: ids(&waiting), split: Split { wide }, tier, urgent })
 }
 
 /// The merge of a partition that is due, if there is one: of neighbours of similar size, else of one that is closed, else of
 /// a group of slow days.
-pub fn partition(segments: &[Candidate], now_ns: i64) -> Option<Due> {
+pub fn partition(segments: &[Candidate], terms: Terms) -> Option<Due> {
     let mut partitions = partitions(segments);
     partitions.retain(|partition| !partition.members().any(|s| s.paused));
     let neighbours = partitions.iter().find_map(|partition| {
@@ -130,14 +138,14 @@ pub fn partition(segments: &[Candidate], now_ns: i64) -> Option<Due> {
         Some(Due { inputs: ids(&inputs), split: Split { wide }, tier: Tier::Cold, urgent: false })
     });
     neighbours
-        .or_else(|| partitions.iter().find(|p| is_due_whole(p, now_ns)).map(|p| whole(p, now_ns)))
-        .or_else(|| sparse_group(&partitions, now_ns))
+        .or_else(|| partitions.iter().find(|p| is_due_whole(p, terms.now_ns)).map(|p| whole(p, terms)))
+        .or_else(|| GROUP_DAYS.iter().rev().find_map(|days| sparse_group(&partitions, *days, terms)))
 }
 
 /// All partitions that are not one cold file yet, whole.
-pub fn unfinished(segments: &[Candidate], now_ns: i64) -> Vec<Due> {
+pub fn unfinished(segments: &[Candidate], terms: Terms) -> Vec<Due> {
     let unfinished = |p: &&Partition<'_>| !p.is_one() || p.members().any(|s| !s.cold);
-    partitions(segments).iter().filter(unfinished).map(|p| whole(p, now_ns)).collect()
+    partitions(segments).iter().filter(unfinished).map(|p| whole(p, terms)).collect()
 }
 
 /// A merged segment written anew by itself.
@@ -186,34 +194,33 @@ fn is_due_whole(partition: &Partition<'_>, now_ns: i64) -> bool {
     rows.len() == 1 || others.saturating_mul(LATE_PART) >= largest || newest.saturating_add(DAY_NS) <= now_ns
 }
 
-fn whole(partition: &Partition<'_>, now_ns: i64) -> Due {
+fn whole(partition: &Partition<'_>, terms: Terms) -> Due {
     let members: Vec<&Candidate> = partition.members().collect();
     // Of several days it is history of slow devices that stays together, or was merged by a program that did not cut.
     let wide = if partition.first_day == partition.last_day {
         BTreeSet::new()
     } else {
-        groups(&members).filter(|g| is_closed(last_day_of(*g), now_ns) && is_sparse(&members, *g)).collect()
+        sparse_groups(&members, terms, |_| false)
     };
     Due { inputs: ids(&members), split: Split { wide }, tier: Tier::Cold, urgent: false }
 }
 
-/// Days of one group whose blocks are far from full, each finished: together they make fuller ones.
-fn sparse_group(partitions: &[Partition<'_>], now_ns: i64) -> Option<Due> {
+/// What lies in one group of `days` and has blocks that are far from full, each finished: together they make fuller ones.
+fn sparse_group(partitions: &[Partition<'_>], days: i64, terms: Terms) -> Option<Due> {
     let mut start = 0;
     while start < partitions.len() {
-        let group = group_of(partitions[start].first_day);
-        let inside = partitions[start..].iter().take_while(|p| group_of(p.first_day) == group).count();
+        let group = Group::of(partitions[start].first_day, days);
+        let inside = partitions[start..].iter().take_while(|p| p.first_day <= group.last_day()).count();
         let run = &partitions[start..start + inside];
         start += inside.max(1);
         let members: Vec<&Candidate> = run.iter().flat_map(Partition::members).collect();
         let rows: u64 = members.iter().map(|s| s.rows).sum();
         let newest = members.iter().map(|s| s.created_ns).max().unwrap_or(i64::MAX);
         if run.len() > 1
-            && run.iter().all(|p| p.is_one() && group_of(p.last_day) == group)
-            && is_closed(last_day_of(group), now_ns)
-            && newest.saturating_add(QUIET_NS) <= now_ns
+            && run.iter().all(|p| p.is_one() && p.last_day <= group.last_day())
+            && newest.saturating_add(QUIET_NS) <= terms.now_ns
             && rows <= GROUP_SEGMENTS_MAX * SEGMENT_ROWS_MAX
-            && is_sparse(&members, group)
+            && is_sparse(&members, group, terms)
         {
             let split = Split { wide: [group].into_iter().collect() };
             return Some(Due { inputs: ids(&members), split, tier: Tier::Cold, urgent: false });
@@ -230,34 +237,54 @@ fn is_closed(last_day: i64, now_ns: i64) -> bool {
     end_of(last_day).saturating_add(CLOSED_AFTER_NS) <= now_ns
 }
 
-fn last_day_of(group: i64) -> i64 {
-    group * GROUP_DAYS + GROUP_DAYS - 1
-}
-
-/// The groups in which segments may have rows.
-fn groups(segments: &[&Candidate]) -> impl Iterator<Item = i64> + use<> {
-    let groups: BTreeSet<i64> =
-        segments.iter().flat_map(|s| group_of(day_of(s.time_min))..=group_of(day_of(s.time_max))).collect();
-    groups.into_iter()
-}
-
 /// The group of a segment of several days of one group.
-fn wide_group(segment: &Candidate) -> Option<i64> {
+fn wide_group(segment: &Candidate) -> Option<Group> {
     let (first, last) = (day_of(segment.time_min), day_of(segment.time_max));
-    (first != last && group_of(first) == group_of(last)).then(|| group_of(first))
+    let groups = GROUP_DAYS.iter().rev().map(|days| Group::of(first, *days));
+    groups.into_iter().find(|group| first != last && last <= group.last_day())
 }
 
-/// Whether a file for each day of `group` would have short blocks: so it is when the devices of a segment have few rows a
-/// day there. Rows are taken as spread evenly over each segment's days.
-fn is_sparse(segments: &[&Candidate], group: i64) -> bool {
-    let (mut rows, mut device_days) = (0.0, 0.0);
+/// The first and the last day of a segment inside `group`.
+fn overlap(segment: &Candidate, group: Group) -> Option<(i64, i64)> {
+    let (first, last) = (day_of(segment.time_min), day_of(segment.time_max));
+    let (first, last) = (first.max(group.first_day), last.min(group.last_day()));
+    (first <= last).then_some((first, last))
+}
+
+/// The groups in which a file for each part would have short blocks, the widest ones that are not taken.
+fn sparse_groups(segments: &[&Candidate], terms: Terms, is_taken: impl Fn(Group) -> bool) -> BTreeSet<Group> {
+    let mut found: BTreeSet<Group> = BTreeSet::new();
+    for days in GROUP_DAYS {
+        let groups: BTreeSet<Group> = segments
+            .iter()
+            .flat_map(|s| day_of(s.time_min).div_euclid(days)..=day_of(s.time_max).div_euclid(days))
+            .map(|number| Group::of(number * days, days))
+            .collect();
+        let is_inside =
+            |group: &Group| GROUP_DAYS.iter().any(|days| found.contains(&Group::of(group.first_day, *days)));
+        let is_free = |group: &Group| !is_inside(group) && !is_taken(*group);
+        let sparse: Vec<Group> =
+            groups.into_iter().filter(|group| is_free(group) && is_sparse(segments, *group, terms)).collect();
+        found.extend(sparse);
+    }
+    found
+}
+
+/// Whether `group` is over and a file for each part of it, days or narrower groups, would have short blocks: so it is when
+/// the devices of a segment have few rows a part. Rows are taken as spread evenly over each segment's days.
+fn is_sparse(segments: &[&Candidate], group: Group, terms: Terms) -> bool {
+    if group.days > terms.group_days_max || !is_closed(group.last_day(), terms.now_ns) {
+        return false;
+    }
+    let part = GROUP_DAYS.iter().copied().find(|days| *days < group.days).unwrap_or(1);
+    let (mut rows, mut device_parts) = (0.0, 0.0);
     for segment in segments {
-        let (first, last) = (day_of(segment.time_min), day_of(segment.time_max));
-        let inside = last.min(last_day_of(group)) - first.max(group * GROUP_DAYS) + 1;
-        if inside > 0 {
-            rows += segment.rows as f64 * inside as f64 / (last - first + 1) as f64;
-            device_days += segment.devices as f64 * inside as f64;
+        if let Some((first, last)) = overlap(segment, group) {
+            let all = day_of(segment.time_max) - day_of(segment.time_min) + 1;
+            let inside = last - first + 1;
+            rows += segment.rows as f64 * inside as f64 / all as f64;
+            device_parts += segment.devices as f64 * (inside as f64 / part as f64).max(1.0);
         }
     }
-    rows < device_days * (COLD_BLOCK_ROWS / 4) as f64
+    rows < device_parts * (COLD_BLOCK_ROWS / 4) as f64
 }

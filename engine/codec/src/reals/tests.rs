@@ -1,6 +1,7 @@
 //! Which codec a shape of doubles gets.
 
 use super::*;
+use crate::decimal::{DECIMAL_KIND, DECIMAL_PATCHED_KIND};
 
 fn encoded(values: &[f64], tier: Tier) -> Vec<u8> {
     let mut out = Vec::new();
@@ -30,10 +31,10 @@ fn shape(count: usize, value: impl Fn(usize) -> f64) -> Vec<f64> {
 fn each_shape_gets_the_codec_made_for_it() {
     assert_eq!(kind(&[]), PLAIN);
     assert_eq!(kind(&[-0.0; 9]), CONSTANT);
-    assert_eq!(kind(&[21.5; 9]), DECIMAL + 1);
-    assert_eq!(kind(&shape(500, |i| (noise(i) % 1_000) as f64)), DECIMAL);
-    assert_eq!(kind(&shape(500, |i| (noise(i) % 100_000) as f64 / 1e3)), DECIMAL + 3);
-    assert_eq!(kind(&shape(500, |i| if i % 40 == 1 { f64::NAN } else { i as f64 / 10.0 })), DECIMAL_PATCHED + 1);
+    assert_eq!(kind(&[21.5; 9]), DECIMAL_KIND + 1);
+    assert_eq!(kind(&shape(500, |i| (noise(i) % 1_000) as f64)), DECIMAL_KIND);
+    assert_eq!(kind(&shape(500, |i| (noise(i) % 100_000) as f64 / 1e3)), DECIMAL_KIND + 3);
+    assert_eq!(kind(&shape(500, |i| if i % 40 == 1 { f64::NAN } else { i as f64 / 10.0 })), DECIMAL_PATCHED_KIND + 1);
     assert_eq!(kind(&shape(500, |i| f64::from((i as f32 / 70.0).sin()))), SINGLE);
     assert_eq!(kind(&shape(500, |i| f64::sqrt((2 + noise(i) % 5) as f64))), ORDERED);
     assert_eq!(kind(&shape(500, |i| 1.0 + noise(i) as f64 / 2f64.powi(62))), SPLIT);
@@ -47,7 +48,7 @@ fn digits_that_change_split_long_columns_into_parts() {
     let value = |i: usize| (noise(i) % 2_000) as f64 / if i < 8_192 { 10.0 } else { 1e6 };
     let values = shape(12_000, value);
     assert_eq!(kind(&values), PARTS);
-    assert_eq!(kind(&values[..8_192]), DECIMAL + 1);
+    assert_eq!(kind(&values[..8_192]), DECIMAL_KIND + 1);
     let bytes: usize = values.chunks(4_096).map(|part| encoded(part, Tier::Hot).len()).sum();
     assert_eq!(encoded(&values, Tier::Hot).len(), bytes + 1);
 }
@@ -67,8 +68,8 @@ fn order_is_kept_and_bits_come_back() {
 
 #[test]
 fn exceptions_of_exceptions_end() {
-    let mut bytes = vec![DECIMAL_PATCHED, 1, 1, 0];
-    bytes.extend([DECIMAL_PATCHED, 1, 1, 0].repeat(DEPTH_MAX as usize + 1));
+    let mut bytes = vec![DECIMAL_PATCHED_KIND, 1, 1, 0];
+    bytes.extend([DECIMAL_PATCHED_KIND, 1, 1, 0].repeat(DEPTH_MAX as usize + 1));
     bytes.extend([PLAIN; 64]);
     let failed = decode(&mut Reader::new(&bytes, "test"), 4, &mut Vec::new());
     assert!(matches!(failed, Err(CodecError::Invalid { what: "streams are nested too deep", .. })), "{failed:?}");

@@ -15,11 +15,20 @@ struct Table {
     next_seq: u64,
     rows_flushed: u64,
     rows_merged: u64,
+    group_days_max: i64,
 }
 
 impl Table {
     fn new(now_ns: i64) -> Self {
-        Self { segments: Vec::new(), now_ns, next_id: 1, next_seq: 1, rows_flushed: 0, rows_merged: 0 }
+        Self {
+            segments: Vec::new(),
+            now_ns,
+            next_id: 1,
+            next_seq: 1,
+            rows_flushed: 0,
+            rows_merged: 0,
+            group_days_max: i64::MAX,
+        }
     }
 
     fn flush(&mut self, rows: u64, devices: u64, days: std::ops::RangeInclusive<i64>) {
@@ -91,7 +100,7 @@ impl Table {
     fn settle(&mut self) {
         for round in 0.. {
             assert!(round < 10_000, "merges end");
-            let due = flushed(&self.segments, self.now_ns).or_else(|| partition(&self.segments, self.now_ns));
+            let due = flushed(&self.segments, self.terms()).or_else(|| partition(&self.segments, self.terms()));
             match due {
                 Some(due) => self.apply(&due),
                 None => break,
@@ -109,6 +118,10 @@ impl Table {
 
     fn pass(&mut self, seconds: i64) {
         self.now_ns += seconds * 1_000_000_000;
+    }
+
+    fn terms(&self) -> Terms {
+        Terms { now_ns: self.now_ns, group_days_max: self.group_days_max }
     }
 
     fn rows(&self) -> u64 {
@@ -162,10 +175,10 @@ fn late_rows_do_not_rewrite_their_day_each_time() {
 
 #[test]
 fn slow_devices_share_a_file_for_a_group_of_days_and_fast_ones_do_not() {
-    let group = TODAY / GROUP_DAYS * GROUP_DAYS;
+    let Group { first_day: group, days } = Group::of(TODAY, 32);
     for (rows, files) in [(1_440, 1), (8_640, 32)] {
         let mut table = Table::new(group * DAY_NS);
-        for day in group..group + GROUP_DAYS {
+        for day in group..group + days {
             for _ in 0..16 {
                 table.pass(5_400);
                 table.flush(rows * 100 / 16, 100, day..=day);
@@ -197,12 +210,32 @@ fn history_of_a_slow_fleet_does_not_become_a_file_for_each_day() {
 }
 
 #[test]
+fn years_of_a_row_a_day_share_a_file_unless_retention_is_shorter() {
+    let wide = Group::of(TODAY - 1_024, 1_024);
+    for (group_days_max, files) in [(i64::MAX, 1), (500, 32), (20, 1_024)] {
+        let mut table = Table::new((wide.last_day() + 3) * DAY_NS);
+        table.group_days_max = group_days_max;
+        for day in wide.first_day..=wide.last_day() {
+            table.flush(10, 10, day..=day);
+            table.settle();
+        }
+        table.finish();
+        assert_eq!(table.segments.len(), files, "groups of at most {group_days_max} days");
+        assert!(table.rows_merged <= 6 * table.rows_flushed, "{}", table.rows_merged);
+        // A late row goes into the file of its days.
+        table.flush(1, 1, wide.first_day + 7..=wide.first_day + 7);
+        table.finish();
+        assert_eq!(table.segments.len(), files);
+    }
+}
+
+#[test]
 fn shard_that_is_behind_writes_hot_and_the_days_become_cold_later() {
     let mut table = Table::new(TODAY * DAY_NS);
     for _ in 0..100 {
         table.flush(1_000, 10, TODAY..=TODAY);
     }
-    let due = flushed(&table.segments, table.now_ns).unwrap();
+    let due = flushed(&table.segments, table.terms()).unwrap();
     assert_eq!((due.tier, due.urgent, due.inputs.len()), (Tier::Hot, true, INPUTS_MAX));
     // The oldest ones: what stays is later in log order.
     assert!(due.inputs.iter().all(|id| *id <= INPUTS_MAX as u64));
@@ -220,19 +253,19 @@ fn segment_whose_merge_failed_holds_up_its_own_partition_only() {
         for _ in 0..8 {
             table.flush(100, 10, day..=day);
         }
-        let due = flushed(&table.segments, table.now_ns).unwrap();
+        let due = flushed(&table.segments, table.terms()).unwrap();
         table.apply(&due);
         table.add(1, (table.next_seq, table.next_seq), 100, 10, (day * DAY_NS, day * DAY_NS + 1), true);
         table.next_seq += 1;
     }
     table.pass(86_400);
     table.segments[0].paused = true;
-    let due = partition(&table.segments, table.now_ns).unwrap();
+    let due = partition(&table.segments, table.terms()).unwrap();
     assert!(!due.inputs.contains(&table.segments[0].id));
     table.apply(&due);
-    assert!(partition(&table.segments, table.now_ns).is_none());
+    assert!(partition(&table.segments, table.terms()).is_none());
     table.segments[0].paused = false;
-    assert!(partition(&table.segments, table.now_ns).is_some());
+    assert!(partition(&table.segments, table.terms()).is_some());
 }
 
 #[test]
@@ -244,7 +277,8 @@ fn segments_of_a_program_that_did_not_cut_days_are_taken_apart() {
     table.next_seq = 73;
     table.pass(90_000);
     table.settle();
-    assert!(table.segments.iter().all(|s| group_of(day_of(s.time_min)) == group_of(day_of(s.time_max))));
+    let group = |time: i64| Group::of(day_of(time), 32);
+    assert!(table.segments.iter().all(|s| group(s.time_min) == group(s.time_max)));
     assert_eq!(table.rows(), 1_100_000);
 }
 
@@ -287,6 +321,6 @@ proptest! {
         for partition in partitions(&table.segments) {
             prop_assert!(partition.is_one());
         }
-        prop_assert!(unfinished(&table.segments, table.now_ns).is_empty());
+        prop_assert!(unfinished(&table.segments, table.terms()).is_empty());
     }
 }
