@@ -10,7 +10,7 @@ use tidewell_codec::{Column, FieldType, Tier, Values};
 use tidewell_engine::limits::{COLD_BLOCK_ROWS, DAY_NS};
 use tidewell_engine::manifest::{Edit, Manifest, SegmentMeta};
 use tidewell_engine::segment::{SegmentSpec, SegmentWriter, segment_name};
-use tidewell_engine::storage::{Disk, Memory, Storage};
+use tidewell_engine::storage::{Disk, Memory, Storage, maps};
 use tidewell_engine::summary::{SummaryBuild, summary_name};
 use tidewell_engine::upkeep::FileNumbers;
 use tidewell_engine::{Engine, EngineConfig, FieldDef, Rows, Step, StepRows, Stretch, TableSchema, clock};
@@ -104,8 +104,12 @@ fn open(at: &Path) -> (tidewell_engine::Result<(Engine, tidewell_engine::Recover
     (opened, begin.elapsed())
 }
 
+/// Maps are counted for the whole process.
+static ALONE: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
+
 #[test]
 fn a_store_in_the_shape_of_a_hundred_gibibytes_opens_at_once() {
+    let _alone = ALONE.lock();
     let folder = tempfile::tempdir().unwrap();
     let files = build(folder.path(), DAYS);
     let (opened, took) = open(folder.path());
@@ -135,4 +139,26 @@ fn a_store_in_the_shape_of_a_hundred_gibibytes_opens_at_once() {
     assert_eq!(count as i64, DAYS * i64::from(SHARDS) * ROWS);
     assert_eq!(days as i64, DAYS * i64::from(SHARDS));
     engine.close().unwrap();
+}
+
+#[test]
+fn more_files_than_may_be_mapped_are_refused_by_the_name_of_the_setting() {
+    if std::env::var("TIDEWELL_LONG_TESTS").as_deref() != Ok("1") {
+        println!("SKIPPED: 62,000 files are for the long form");
+        return;
+    }
+    let _alone = ALONE.lock();
+    let folder = tempfile::tempdir().unwrap();
+    let max = maps::mapped_max();
+    if max > 70_000 {
+        println!("SKIPPED: this kernel allows {max} files to be mapped");
+        return;
+    }
+    let days = max as i64 / (4 * i64::from(SHARDS)) + 2;
+    build(folder.path(), days);
+    let Err(error) = open(folder.path()).0 else { panic!("more files than {max} are open") };
+    assert!(error.is_shortage() && error.to_string().contains("vm.max_map_count"), "{error}");
+    // The process lives, has threads and memory, and lets go of what it mapped.
+    std::thread::spawn(|| vec![1u8; 64 << 20]).join().unwrap();
+    assert_eq!(maps::mapped(), 0);
 }
