@@ -177,7 +177,12 @@ fn log_files(storage: &dyn Storage, state: &ManifestState, ends: &[LogPosition])
 fn read_up_to(storage: &dyn Storage, name: &str, end: Option<u64>) -> Result<Vec<u8>> {
     let file = storage.open(name).map_err(Error::io("open", name))?;
     let len = file.len().map_err(Error::io("read", name))?;
-    let wanted = end.unwrap_or(len);
+    let wanted = match end {
+        // Without a record: of the page of its header a crash may have left the first sectors only.
+        Some(end) if end <= device_log::RECORDS_START => end.min(len),
+        Some(end) => end,
+        None => len,
+    };
     let mut bytes = vec![0; wanted as usize];
     let filled = file.read_at(0, &mut bytes).map_err(Error::io("read", name))?;
     if (filled as u64) < wanted {

@@ -1,6 +1,6 @@
 //! Owns comparing a node with the model: every row bit by bit, and answers of every kind.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -86,19 +86,20 @@ impl AppendSink for Deaf {
     }
 }
 
-/// That the node holds to the policies of the model.
+/// That the node holds to the policies of the model, and to no others.
 pub fn policies(engine: &Engine, model: &Model) -> Result<(), String> {
-    for table in engine.tables() {
-        let Some(expected) = model.tables.get(&*table.schema.name) else { continue };
-        let days = table.retention.raw_ns.map(|ns| ns / DAY_NS as u64);
-        if (days, table.cut_off) != (expected.kept_days, expected.cut_off) {
-            return Err(format!(
-                "table {}: expected {:?} days and cut-off {:?}, found {days:?} and {:?}",
-                table.schema.name, expected.kept_days, expected.cut_off, table.cut_off
-            ));
-        }
+    let mut expected: BTreeMap<&str, (Option<u64>, Option<i64>)> = BTreeMap::new();
+    expected.extend(model.tables.iter().map(|(name, table)| (&**name, (table.kept_days, table.cut_off))));
+    expected.retain(|_, policy| *policy != (None, None));
+    let tables = engine.tables();
+    let days = |ns: u64| ns / DAY_NS as u64;
+    let mut found: BTreeMap<&str, (Option<u64>, Option<i64>)> = BTreeMap::new();
+    found.extend(tables.iter().map(|table| (&*table.schema.name, (table.retention.raw_ns.map(days), table.cut_off))));
+    found.retain(|_, policy| *policy != (None, None));
+    if found == expected {
+        return Ok(());
     }
-    Ok(())
+    Err(format!("policies, in days and cut-off: expected {expected:?}, found {found:?}"))
 }
 
 /// A node that has the rows of the model in memory and nothing anywhere else.

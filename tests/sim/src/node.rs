@@ -62,8 +62,8 @@ pub struct Lane {
     pub to_node: VecDeque<u8>,
     /// Bytes on their way back.
     pub to_client: VecDeque<u8>,
-    /// A batch for which there was no room in the shard's queue.
-    waiting: Option<Submission>,
+    /// A batch for which there was no room in the shard's queue, and how often that was so.
+    waiting: Option<(Submission, u32)>,
     /// Why the node ended it.
     pub closed: Option<CloseCode>,
 }
@@ -86,6 +86,9 @@ pub struct Node {
     events: Events,
     clock: Arc<SimClock>,
 }
+
+/// How often a batch is offered to a full queue before it is refused for now.
+const QUEUE_TRIES: u32 = 2;
 
 fn session_config(shards: u32) -> ServerConfig {
     ServerConfig {
@@ -116,8 +119,8 @@ impl Node {
     pub fn hear(&mut self, lane: u64, count: usize, now: Duration) -> Vec<Done> {
         let mut done = Vec::new();
         let Some(at) = self.lanes.get_mut(&lane) else { return done };
-        if let Some(submission) = at.waiting.take() {
-            self.submit(lane, submission, &mut done);
+        if let Some((submission, tries)) = at.waiting.take() {
+            self.submit(lane, submission, tries, &mut done);
         }
         if let Some(at) = self.lanes.get_mut(&lane)
             && at.may_read()
@@ -169,7 +172,7 @@ impl Node {
                         at.session.resumed(producer, settled);
                     }
                 }
-                Action::Submit(submission) => self.submit(lane, submission, done),
+                Action::Submit(submission) => self.submit(lane, submission, 0, done),
                 Action::Skip { producer, seq } => {
                     if self.producers.owns(producer, lane) {
                         self.engine.skip(engine::ProducerId(producer.0), engine::SeqNo(seq));
@@ -187,7 +190,7 @@ impl Node {
         }
     }
 
-    fn submit(&mut self, lane: u64, submission: Submission, done: &mut Vec<Done>) {
+    fn submit(&mut self, lane: u64, submission: Submission, tries: u32, done: &mut Vec<Done>) {
         let Submission { ticket, producer, seq, durability, payload } = submission;
         let key = (producer.0, seq);
         let received_ns = self.clock.now_ns();
@@ -221,10 +224,11 @@ impl Node {
         };
         match self.engine.append(append) {
             Ok(()) => done.push(Done::Handed(key)),
-            Err(refusal) if refusal.code == RefusalCode::Overloaded => {
+            Err(refusal) if refusal.code == RefusalCode::Overloaded && tries < QUEUE_TRIES => {
                 // Not reading is the better answer: flow control stops the sender, and its order stays as it is.
                 if let Some(at) = self.lanes.get_mut(&lane) {
-                    at.waiting = Some(Submission { ticket, producer, seq, durability, payload });
+                    let submission = Submission { ticket, producer, seq, durability, payload };
+                    at.waiting = Some((submission, tries + 1));
                 }
             }
             Err(refusal) => self.told(lane, ticket, Err(refusal_of_engine(refusal))),
