@@ -49,6 +49,7 @@ pub mod snapshot;
 pub mod stepped;
 pub mod storage;
 pub mod summary;
+mod sync;
 pub mod totals;
 pub mod types;
 pub mod upkeep;
