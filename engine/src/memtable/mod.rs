@@ -91,6 +91,12 @@ impl Memtable {
         }
     }
 
+    /// Its bytes, once it was retired.
+    pub fn retired_bytes(&self) -> u64 {
+        let held = self.held.as_ref().map(|held| held.lock());
+        held.filter(|held| held.class() == Class::Query).map_or(0, |held| held.bytes())
+    }
+
     /// Decoded bytes that the rows and their index take.
     pub fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
