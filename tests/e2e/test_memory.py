@@ -4,6 +4,7 @@ import os
 import threading
 import time
 
+import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
 
@@ -101,3 +102,46 @@ def test_memory_stays_within_its_limit_whatever_is_sent_and_asked(small_node):
         assert time.monotonic() < deadline, "memory of questions that ended is not given back"
         time.sleep(0.1)
     assert node.admin("/readyz")[0] == 200
+
+
+def test_readers_that_hardly_read_cost_neither_memory_nor_the_answers_of_others(small_node):
+    """Each holds the rows that were in memory when it asked; those are flushed under it, and their memory is needed."""
+    node, stop = small_node, threading.Event()
+    load = node.bench("--devices", 200, "--connections", 4, "--fields", FIELDS, "--seconds", 8)
+    deadline = time.monotonic() + 20
+    while node.metric("tidewell_ingest_rows_total") == 0:
+        assert time.monotonic() < deadline, "the load does not begin"
+        time.sleep(0.02)
+    share = node.metric("tidewell_memory_share_bytes", **{"class": "query"})
+    slow, most, quick = [], 0, 0
+    while load.poll() is None and len(slow) < 16:
+        # One piece of the answer, and no more until the end.
+        try:
+            reader = node.connect().do_get(flight.Ticket(EVERYTHING))
+            reader.read_chunk()
+            slow.append(reader)
+        except pa.ArrowException as error:
+            assert "memory" in str(error) or "queries" in str(error), error
+        time.sleep(0.3)
+        most = max(most, node.metric("tidewell_memory_used_bytes", **{"class": "query"}))
+        try:
+            assert node.ask("latest", table="readings", fields=["velocity"]).num_rows > 0
+            quick += 1
+        except pa.ArrowException as error:
+            assert "memory" in str(error) or "queries" in str(error), error
+    load.kill()
+    load.wait()
+    ends = []
+    for reader in slow:
+        try:
+            for _ in reader:
+                pass
+            ends.append("whole")
+        except Exception as error:  # what it must be is asserted below
+            ends.append(str(error))
+    told = [end for end in ends if "written to disk" in end]
+    print(f"{len(slow)} slow readers, {len(told)} ended by name; {quick} quick answers; at most {most / share:.1f} of the share")
+    assert told, "somebody's rows were flushed long ago"
+    assert all(end == "whole" or "memory" in end for end in ends), ends
+    assert quick >= len(slow) / 2, "others wait for readers that do not read"
+    assert most <= 3 * share, "one memtable more than the share, and what is ended at the moment"
