@@ -1,7 +1,7 @@
 //! Owns a file that goes with its last holder once the manifest does not list it any more.
 
+use crate::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Storage;
 

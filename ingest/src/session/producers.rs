@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use crate::planted::{self, Bug};
 use crate::wire::ProducerId;
 
 /// Each producer has one lane: the newest that resumed it. Lanes are numbered in the order in which they were opened.
@@ -31,7 +30,7 @@ impl Producers {
 
     /// Whether `lane` may send batches of `producer`.
     pub fn owns(&self, producer: ProducerId, lane: u64) -> bool {
-        self.lanes.get(&producer) == Some(&lane) || planted::is(Bug::FencedStillApplies)
+        self.lanes.get(&producer) == Some(&lane)
     }
 
     /// Forgets `producer` when `lane`, which has ended, still owns it.

@@ -1,6 +1,6 @@
 //! Owns what became of every batch that was ever made, and what of it must be so; does not know how batches travel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::Change;
 use crate::rows::Row;
@@ -46,6 +46,8 @@ pub struct Batches {
     all: BTreeMap<Key, Sent>,
     /// Those that the running node got, in order, each once.
     handed: Vec<Key>,
+    /// Those of them that were refused for want of room: a death may bring them back, and they may come again.
+    doubted: BTreeSet<Key>,
     /// The last number applied, by producer and shard.
     last: BTreeMap<(u128, u32), u64>,
     /// Batches that the running node applied.
@@ -74,9 +76,17 @@ impl Batches {
 
     /// The node got a batch.
     pub fn hand_over(&mut self, key: Key) {
+        if self.doubted.remove(&key) {
+            self.taken_back(key);
+        }
         if !self.handed.contains(&key) {
             self.handed.push(key);
         }
+    }
+
+    /// The node refused a batch for want of room: nobody was promised anything, and a part of it may be on the disk.
+    pub fn doubt(&mut self, key: Key) {
+        self.doubted.insert(key);
     }
 
     /// The node took a batch back: it is not in the log.
@@ -139,6 +149,7 @@ impl Batches {
                 found.push(key);
             }
         }
+        self.doubted.clear();
         let mut changes = Vec::new();
         for key in found {
             changes.extend(self.applied(key)?);

@@ -384,8 +384,10 @@ impl World {
                         Err(refusal) => {
                             self.tell(|| format!("batch {} of {:x} is refused: {refusal}", key.1, key.0));
                             self.coverage.count("refusals for now");
-                            if refusal.code != RefusalCode::ShardPoisoned {
-                                self.batches.taken_back(key);
+                            match refusal.code {
+                                RefusalCode::ShardPoisoned => {}
+                                RefusalCode::DiskFull => self.batches.doubt(key),
+                                _ => self.batches.taken_back(key),
                             }
                         }
                     }
