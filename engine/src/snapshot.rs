@@ -418,7 +418,8 @@ impl TableView {
         for same_segment in shard.kept.chunk_by(|a, b| a.meta.segment == b.meta.segment) {
             let here =
                 same_segment.iter().filter(|live| live.meta.time_max >= start_ns && live.meta.time_min <= last_ns);
-            let entries = here.filter_map(|live| live.summary.find(device).transpose()).collect::<Result<Vec<_>>>()?;
+            let found = here.filter_map(|live| live.summary.find_cached(device, &self.cache).transpose());
+            let entries = found.collect::<Result<Vec<_>>>()?;
             if let Some(entry) = entries.first() {
                 let live = same_segment.iter().find(|live| live.meta.id == entry.summary().id());
                 let mask = live.map(|live| shard.masks.mask_kept(&live.meta, device)).unwrap_or_default();
@@ -434,7 +435,8 @@ impl TableView {
                 gone || steps.contains(&summary.meta.step)
             });
             // Rows answer where a summary is damaged; `verify` tells which.
-            let entries: Vec<_> = wanted.filter_map(|summary| summary.summary.find(device).ok().flatten()).collect();
+            let found = |summary: &Arc<LiveSummary>| summary.summary.find_cached(device, &self.cache).ok().flatten();
+            let entries: Vec<_> = wanted.filter_map(found).collect();
             if !entries.is_empty() {
                 let mask = shard.masks.mask(&live.meta, device);
                 sources.push(StepSource::Steps { entries, segment: Some(Arc::clone(&live.segment)), mask });
