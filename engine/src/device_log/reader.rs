@@ -1,6 +1,7 @@
 //! Owns reading one log file piece by piece; does not decide what a bad place means.
 
 use std::io;
+use std::ops::Range;
 
 use super::record::{
     FileHeader, HeaderFault, Place, RECORD_ALIGN, RECORD_HEADER_BYTES, RECORDS_START, RecordHeader, align_up, file_name,
@@ -57,9 +58,23 @@ impl LogReader {
         Ok(reader)
     }
 
-    /// Makes durable what is read: after the death of a process its last writes may be in the page cache only, and what
-    /// is replayed counts as durable from then on.
-    pub(super) fn sync(&mut self) -> Result<()> {
+    /// Makes durable what was read: after the death of a process its last writes may be in the page cache only, and what
+    /// is replayed counts as durable from then on. `group` is where the last group is.
+    ///
+    /// A sync alone would not do: where one has failed, the system keeps showing what it could not write, and takes it for
+    /// written. Only the header and the last group can be such, because nothing is written behind a failed sync.
+    pub(super) fn settle(&mut self, group: Range<u64>) -> Result<()> {
+        let header = if self.header.is_ok() { 0..RECORDS_START } else { 0..0 };
+        for Range { mut start, end } in [header, group] {
+            while start < end {
+                let piece = self.bytes(start, PIECE_BYTES.min((end - start) as usize))?.to_vec();
+                if piece.is_empty() {
+                    break;
+                }
+                self.file.write_at(start, &piece).map_err(Error::io("write", &*self.name))?;
+                start += piece.len() as u64;
+            }
+        }
         self.file.sync_data().map_err(Error::io("sync", &*self.name))
     }
 

@@ -73,7 +73,8 @@ fn run(
             files.push(LogReader::open(storage, shard, generation)?);
         }
     }
-    let mut replay = Replay { from, report: ReplayReport { end: from, ..ReplayReport::default() }, visit };
+    let mut replay =
+        Replay { from, report: ReplayReport { end: from, ..ReplayReport::default() }, last_group: None, visit };
     replay.note_missing(shard, &files);
     // Which file each header names as the one before it, and where that one ends.
     let ends: Vec<(u64, u64)> = files
@@ -83,10 +84,12 @@ fn run(
         .collect();
     for file in &mut files {
         let end = ends.iter().find(|(generation, _)| *generation == file.generation).map(|(_, end)| *end);
-        if sync && end.is_none() {
-            file.sync()?;
-        }
         replay.file(file, end)?;
+        if sync && end.is_none() {
+            let end = align_up(replay.report.end.offset, PAGE_BYTES);
+            let group = replay.last_group.filter(|group| group.generation == file.generation);
+            file.settle(group.map_or(0..0, |group| group.offset..end))?;
+        }
         file.rest();
     }
     if sync && !files.is_empty() {
@@ -98,6 +101,8 @@ fn run(
 struct Replay<'a> {
     from: LogPosition,
     report: ReplayReport,
+    /// Where the group of the last record starts.
+    last_group: Option<LogPosition>,
     visit: &'a mut dyn FnMut(LogRecord<'_>) -> Result<()>,
 }
 
@@ -145,6 +150,8 @@ impl Replay<'_> {
             let (bad, reason) = match file.at(at, end.unwrap_or(u64::MAX))? {
                 Found::Record(header, payload) => {
                     let next = header.next(at);
+                    self.last_group =
+                        Some(LogPosition { generation: header.generation, offset: header.synced_through });
                     if header.kind == RecordKind::Batch {
                         self.report.records += 1;
                         self.report.bytes += u64::from(header.payload_len);

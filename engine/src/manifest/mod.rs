@@ -85,15 +85,18 @@ impl Manifest {
         };
         let name = file_name(*newest);
         let mut file = manifest.storage.open(&name).map_err(Error::io("open", &*name))?;
-        // After the death of a process its last record may be in the page cache only; what is read counts from here on.
-        file.sync_data().map_err(Error::io("sync", &*name))?;
         let bytes = manifest.storage.read(&name).map_err(Error::io("read", &*name))?;
         let read = read(&name, *newest, &bytes)?;
         if read.end < bytes.len() as u64 {
             // Remains of the torn record go now, so that they cannot be taken for damage behind a later record.
             file.set_len(read.end).map_err(Error::io("cut", &*name))?;
-            file.sync_data().map_err(Error::io("sync", &*name))?;
         }
+        // After the death of a process its last record may be in the page cache only, and what is read counts from here on.
+        // A sync alone would not do: where one has failed, the system keeps showing what it could not write, and takes it
+        // for written. Only the last record can be such a one, because nothing is written behind a failed sync.
+        let last = &bytes[read.last as usize..read.end as usize];
+        file.write_at(read.last, last).map_err(Error::io("write", &*name))?;
+        file.sync_data().map_err(Error::io("sync", &*name))?;
         manifest.storage.sync_dir(DIR).map_err(Error::io("sync", DIR))?;
         for number in older {
             let old = file_name(*number);
@@ -150,6 +153,11 @@ impl Manifest {
             self.state = state;
         }
         Ok(())
+    }
+
+    /// Whether it takes edits. Once it does not, nobody knows until the next open whether the last one is there.
+    pub fn is_sound(&self) -> bool {
+        self.poison.is_none()
     }
 
     /// What all edits so far add up to.
@@ -249,7 +257,9 @@ struct Read {
     state: ManifestState,
     version: u32,
     report: ManifestReport,
-    /// Where the last whole record ends.
+    /// Where the last whole record starts.
+    last: u64,
+    /// Where it ends.
     end: u64,
     /// Where the first one ends.
     base: u64,
@@ -270,7 +280,7 @@ fn read(name: &str, number: u64, bytes: &[u8]) -> Result<Read> {
     };
     let mut state = ManifestState::default();
     let mut report = ManifestReport { path: name.to_owned(), ..ManifestReport::default() };
-    let (mut at, mut base) = (FILE_HEADER_BYTES, 0);
+    let (mut at, mut base, mut last) = (FILE_HEADER_BYTES, 0, 0);
     while at < bytes.len() {
         let Some(body) = record_at(bytes, number, at) else {
             // The first record was synced before the file got its name, so it cannot be torn; and no record is written
@@ -290,6 +300,7 @@ fn read(name: &str, number: u64, bytes: &[u8]) -> Result<Read> {
                 .map_err(|found| Error::corruption(name, at as u64, "an edit that fits those before it", found))?;
         }
         report.records += 1;
+        last = at as u64;
         at = (at + RECORD_HEADER_BYTES + body.len()).next_multiple_of(RECORD_ALIGN);
         if base == 0 {
             base = at as u64;
@@ -298,7 +309,7 @@ fn read(name: &str, number: u64, bytes: &[u8]) -> Result<Read> {
     if base == 0 {
         return Err(Error::corruption(name, at as u64, "a first record", "the end of the file"));
     }
-    Ok(Read { state, version, report, end: at as u64, base })
+    Ok(Read { state, version, report, last, end: at as u64, base })
 }
 
 /// The edits of the record at `at`; `None` when there is no whole one.

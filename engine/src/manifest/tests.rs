@@ -350,6 +350,20 @@ fn failed_sync_stops_the_manifest_and_a_full_disk_does_not() {
 }
 
 #[test]
+fn record_that_a_failed_sync_left_in_the_page_cache_is_made_durable_by_the_next_open() {
+    let faulty = Faulty::new();
+    let mut manifest = write(&faulty, &groups());
+    faulty.fail_named(Operation::Sync, "manifest", Fault::Eio);
+    manifest.append(&[segment(52)]).unwrap_err();
+    let again = Faulty::over(faulty.memory().kill());
+    let mut manifest = open(&again).unwrap();
+    assert!(manifest.state().segments.contains_key(&52), "the page cache has it");
+    assert_eq!(open(&again.crash(0)).unwrap().state(), manifest.state());
+    manifest.append(&[segment(53)]).unwrap();
+    assert_eq!(open(&again.crash(0)).unwrap().state(), manifest.state());
+}
+
+#[test]
 fn full_disk_at_the_first_edit_is_a_state_that_passes() {
     let faulty = Faulty::new();
     let mut manifest = open(&faulty).unwrap();

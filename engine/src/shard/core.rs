@@ -28,6 +28,9 @@ use crate::types::{Durability, LogPosition, ProducerId, SeqNo, TableSchema};
 /// Free bytes from which on a full disk is called full no more: the reserve and one group.
 const ROOM_BYTES: u64 = DISK_RESERVE_BYTES + GROUP_BYTES_MAX as u64;
 
+/// Most time that counts as passed between two looks at the clock.
+const CLOCK_STEP_MAX_NS: i64 = 60_000_000_000;
+
 /// A group has at most about this part of a memtable's share of the memory.
 const GROUP_PART: usize = 8;
 
@@ -51,6 +54,10 @@ pub struct ShardCore {
     /// Numbers that were refused and may come again, by producer: a later one waits for them all. In memory only: after a
     /// restart no head has passed them.
     refused: HashMap<ProducerId, Refused>,
+    /// How long the shard has been at work, as far as its commits tell: a clock that is set forward does not make it older.
+    at_work_ns: i64,
+    /// The clock at the last commit or seal.
+    looked_at_clock_ns: i64,
     /// When the active memtable got its first row.
     active_since_ns: Option<i64>,
     /// Bytes that the log had written at the last seal.
@@ -70,8 +77,8 @@ pub struct LogHold;
 #[derive(Default)]
 struct Refused {
     numbers: BTreeSet<SeqNo>,
-    /// When the last of them arrived, by the node's clock.
-    received_ns: i64,
+    /// When the last of them was refused, by the time that the shard has been at work.
+    refused_ns: i64,
 }
 
 struct Staged {
@@ -129,6 +136,8 @@ impl ShardCore {
             staged_memory: 0,
             staged_heads: HashMap::new(),
             refused: HashMap::new(),
+            at_work_ns: 0,
+            looked_at_clock_ns: now_ns,
             active_since_ns,
             log_bytes_at_seal: 0,
             sealed_until,
@@ -192,6 +201,7 @@ impl ShardCore {
 
     /// Writes and syncs the group, makes it visible, tells the senders.
     pub fn commit(&mut self, now_ns: i64) {
+        self.look_at_clock(now_ns);
         if self.staged.is_empty() {
             return;
         }
@@ -337,7 +347,7 @@ impl ShardCore {
         if refusal.code.retryable() {
             let refused = self.refused.entry(append.producer).or_default();
             refused.numbers.insert(append.seq);
-            refused.received_ns = refused.received_ns.max(append.received_ns);
+            refused.refused_ns = self.at_work_ns;
             self.stats.waiting_producers.set(self.refused.len() as u64);
         }
         self.stats.refused_batches.add(1);
@@ -355,11 +365,18 @@ impl ShardCore {
         }
     }
 
+    fn look_at_clock(&mut self, now_ns: i64) {
+        let passed = now_ns.saturating_sub(self.looked_at_clock_ns).clamp(0, CLOCK_STEP_MAX_NS);
+        self.at_work_ns = self.at_work_ns.saturating_add(passed);
+        self.looked_at_clock_ns = now_ns;
+    }
+
     /// Producers that have been silent for so long that no lane of theirs is left begin anew: whoever resumes is told the
-    /// last settled number, and sends what comes after it in order.
-    fn forget_refused(&mut self, now_ns: i64) {
-        let oldest = now_ns.saturating_sub(REFUSED_MEMORY_NS);
-        self.refused.retain(|_, refused| refused.received_ns >= oldest);
+    /// last settled number, and sends what comes after it in order. Not by the clock alone: were it set forward, batches
+    /// that are on their way would pass the refused one, which would look like a repetition when it comes again.
+    fn forget_refused(&mut self) {
+        let oldest = self.at_work_ns.saturating_sub(REFUSED_MEMORY_NS);
+        self.refused.retain(|_, refused| refused.refused_ns >= oldest);
         self.stats.waiting_producers.set(self.refused.len() as u64);
     }
 
@@ -370,6 +387,12 @@ impl ShardCore {
             self.poisoned = Some(error.to_string());
             self.stats.poisoned.set(1);
         }
+    }
+
+    /// Why nothing is written any more, once that is so. What is in memory then stays there until the next open.
+    pub fn stopped(&self) -> Option<Error> {
+        let cause = self.poisoned.as_ref()?;
+        Some(Error::Poisoned { shard: self.shard, cause: cause.clone() })
     }
 
     /// Whether the active memtable has its part of the budget or is old enough.
@@ -415,7 +438,8 @@ impl ShardCore {
             heads.prune(now_ns);
             heads.clone()
         };
-        self.forget_refused(now_ns);
+        self.look_at_clock(now_ns);
+        self.forget_refused();
         self.active_since_ns = None;
         self.log_bytes_at_seal = self.log.stats().bytes_written;
         self.stats.memtable_bytes.set(0);

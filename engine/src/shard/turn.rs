@@ -106,6 +106,10 @@ impl Worker {
                         self.put_back = Some(Command::Flush(then, reply));
                         break;
                     }
+                    if let Some(stopped) = self.core.stopped() {
+                        let _ = reply.send(Err(stopped));
+                        break;
+                    }
                     self.seal();
                     // Where flushes are done ends only after this, so the barrier is always answered.
                     let _ = self.jobs.send(FlushJob::Barrier(then, reply));
@@ -118,6 +122,10 @@ impl Worker {
                     self.commit();
                     if !self.wait_for_room() {
                         self.put_back = Some(Command::Pause(resumed, reply));
+                        break;
+                    }
+                    if let Some(stopped) = self.core.stopped() {
+                        let _ = reply.send(Err(stopped));
                         break;
                     }
                     self.seal();
@@ -212,7 +220,9 @@ impl Flushes {
             FlushJob::Flush(sealed) if self.failure.is_none() => {
                 let done = match self.flusher.flush(&sealed, self.clock.now_ns()) {
                     // Nothing is lost by waiting: the rows are in the log and in memory, and ingest is held up.
-                    Err(error) if error.is_disk_full() && !self.flusher.is_stopping() => {
+                    Err(error)
+                        if error.is_disk_full() && !self.flusher.is_stopping() && self.flusher.may_try_again() =>
+                    {
                         tracing::warn!(%error, "no room for a segment; waiting");
                         return Some(FlushJob::Flush(sealed));
                     }

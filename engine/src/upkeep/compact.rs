@@ -268,7 +268,8 @@ impl Compactor {
         merge(&inputs, &schema, &due.split, masks, &mut outputs, &self.stopping)?;
         let finished = outputs.into_finished();
         let swapped = self.swap(&inputs, &finished);
-        if !matches!(swapped, Ok(true)) {
+        // After a failure that stopped the manifest nobody knows whether the edit is there: what it names must stay.
+        if !matches!(swapped, Ok(true)) && self.manifest.lock().is_sound() {
             // The next try has numbers of its own.
             finished.into_iter().for_each(|f| f.remove(&*self.storage));
         }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 
 use crate::catalog::Catalog;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::limits::HOT_BLOCK_ROWS;
 use crate::manifest::{Edit, Manifest, SegmentMeta, heads_name, write_heads};
 use crate::scan::sort_unique;
@@ -53,6 +53,11 @@ impl Flusher {
         self.stopping.load(Ordering::Relaxed)
     }
 
+    /// Whether a flush that failed may be tried again: not once the manifest has stopped.
+    pub fn may_try_again(&self) -> bool {
+        self.manifest.lock().is_sound()
+    }
+
     /// Writes a segment for each table, then one manifest edit that brings them in and lets the log go.
     ///
     /// A crash before the edit leaves files that the next open removes, and the log still has the rows.
@@ -78,8 +83,8 @@ impl Flusher {
             let mut manifest = self.manifest.lock();
             let old = manifest.state().heads_files[self.shard as usize];
             if let Err(error) = manifest.append(&edits) {
-                // After any other error nobody knows whether the edit is there: what it names must stay.
-                if error.is_disk_full() || matches!(error, Error::Invalid(_)) {
+                // After a failure that stopped the manifest nobody knows whether the edit is there: what it names must stay.
+                if manifest.is_sound() {
                     self.take_back(&written, number);
                 }
                 return Err(error);
