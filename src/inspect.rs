@@ -1,6 +1,7 @@
 //! Owns `tidewell inspect` and `tidewell verify`: paths to the engine's offline readers, findings to text; does not repair.
 
 mod erasures;
+mod summaries;
 
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -33,6 +34,11 @@ pub enum InspectCommand {
         after_help = "PATH is a segment file, or a data directory for a line about each segment.\nExample:\n  tidewell inspect segment ./data/seg/0000000000000001.seg --device truck_1"
     )]
     Segment(InspectArgs),
+    /// Summaries: table and step, and with --blocks or --device the aggregates of each step
+    #[command(
+        after_help = "PATH is a summary file, or a data directory for a line about each summary.\nExample:\n  tidewell inspect summary ./data --device truck_1"
+    )]
+    Summary(InspectArgs),
     /// The manifest: tables, segments, and where replay starts
     #[command(
         after_help = "PATH is a manifest file or a data directory.\nExample:\n  tidewell inspect manifest ./data"
@@ -53,13 +59,13 @@ pub struct InspectArgs {
     /// Only this device
     #[arg(long, value_name = "ID")]
     pub device: Option<String>,
-    /// Blocks of a segment too
+    /// Blocks of a segment, or steps of a summary, too
     #[arg(long)]
     pub blocks: bool,
     /// At most so many records of a log
     #[arg(long, value_name = "N")]
     pub limit: Option<u64>,
-    /// One JSON object a line: a record, a segment, the manifest
+    /// One JSON object a line: a record, a segment, a summary, the manifest
     #[arg(long)]
     pub json: bool,
 }
@@ -122,6 +128,7 @@ pub fn run(command: InspectCommand) -> Result<u8> {
     let code = match command {
         InspectCommand::Log(args) => log(&args, &mut out),
         InspectCommand::Segment(args) => segments(&args, &mut out),
+        InspectCommand::Summary(args) => summaries::run(&args, &mut out),
         InspectCommand::Manifest(args) => manifest(&args, &mut out),
         InspectCommand::Erasures(args) => erasures::run(&args, &mut out),
     };

@@ -21,6 +21,7 @@ pub mod cli;
 pub mod config;
 pub mod connect;
 pub mod demo;
+pub mod descriptors;
 pub mod erase;
 pub mod failure;
 pub mod inspect;

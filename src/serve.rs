@@ -31,6 +31,7 @@ use crate::backup::NodeBackups;
 use crate::callers::Callers;
 use crate::cli::GlobalArgs;
 use crate::config::{self, Config, ServeArgs};
+use crate::descriptors;
 use crate::failure::{EXIT_FAILED, EXIT_OK};
 use crate::last_node::{self, LastNode};
 use facts::{Parts, State};
@@ -53,6 +54,8 @@ pub fn run(args: ServeArgs, global: &GlobalArgs) -> Result<u8> {
         return Ok(EXIT_OK);
     }
     crate::telemetry::start(config.log.format, &config.log.filter)?;
+    // Before the runtime has threads.
+    tidewell_engine::allocator::bound(config.memory_bytes());
     for variable in config::unknown_variables(std::env::vars().map(|(name, _)| name)) {
         tracing::warn!(variable, "no setting has this name; see `tidewell serve --print-config`");
     }
@@ -79,6 +82,7 @@ async fn node(args: ServeArgs, global: GlobalArgs, config: Config) -> Result<u8>
     let admin = tokio::spawn(admin::serve(admin_listener, state.clone(), admin_stopped));
 
     let memory = MemoryBudget::new(config.memory_bytes());
+    let descriptors = descriptors::claim();
     let engine = open_engine(&data_dir, &config, memory.clone()).await?;
     let (query_stop, query_stopped) = tokio::sync::oneshot::channel::<()>();
     let ingest = start_ingest(&config, &tls, &engine, memory.clone())?;
@@ -90,6 +94,7 @@ async fn node(args: ServeArgs, global: GlobalArgs, config: Config) -> Result<u8>
         ),
         callers.clone(),
         FlightLimits {
+            connections: descriptors::connections(FlightLimits::default().connections, descriptors),
             queries: config.query.concurrent_max.0 as usize,
             compute: config.query.timeout.0,
             drain: DRAIN,

@@ -23,7 +23,7 @@ use crate::shard::running::Shard;
 use crate::shard::worker::Run;
 use crate::shard::{Append, ShardFigures};
 use crate::snapshot::Snapshot;
-use crate::storage::Storage;
+use crate::storage::{Storage, maps};
 use crate::types::{ProducerId, SeqNo};
 use crate::upkeep::Merges;
 
@@ -86,6 +86,14 @@ impl Engine {
         let stopping = Arc::new(AtomicBool::new(false));
         let (poke, poked) = bounded(1);
         let opened = recovery::open(&storage, &config, &clock, &stopping, &poke, &run)?;
+        let (mapped, mapped_max) = (maps::mapped(), maps::mapped_max());
+        if mapped > mapped_max / 2 {
+            tracing::warn!(
+                mapped,
+                mapped_max,
+                "half of the memory maps are taken by files; raise vm.max_map_count (sysctl)"
+            );
+        }
         let merges = Merges::new(opened.compactors, Arc::clone(&stopping));
         let in_background = config.compaction && matches!(run, Run::Threads);
         if in_background {

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use rustix::io::Errno;
+
 use crate::memory::MemoryFull;
 use crate::summary::Step;
 
@@ -96,6 +98,25 @@ impl Error {
         found: impl Into<String>,
     ) -> Self {
         Self::Corruption { path: path.into(), offset, expected: expected.into(), found: found.into() }
+    }
+
+    /// Whether the system had no descriptor or memory map left. Nothing was begun then, so the same may be tried again.
+    pub fn is_shortage(&self) -> bool {
+        match self {
+            // A want of descriptors never comes from a write or sync of an open file; a want of memory might.
+            Self::Io { source, operation, .. } => {
+                let is = |errno: Errno| source.raw_os_error() == Some(errno.raw_os_error());
+                is(Errno::MFILE)
+                    || is(Errno::NFILE)
+                    || *operation == "map" && source.kind() == io::ErrorKind::OutOfMemory
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the failure is a state that passes by itself, as a full disk does, and left nothing in doubt.
+    pub fn passes(&self) -> bool {
+        self.is_disk_full() || self.is_shortage()
     }
 
     /// Whether the disk had no room left.

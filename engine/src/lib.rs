@@ -13,7 +13,7 @@
 //! - [`quarantine`]: rows too far in the future, apart from all others
 //! - [`registry`]: what operators said of devices
 //! - [`snapshot`], [`scan`]: what a reader sees at one moment, newest write of each field first
-//! - [`memory`]: the one limit on memory, and each holder's share
+//! - [`memory`]: the one limit on memory, and each holder's share; [`allocator`]: what freed memory may be kept
 //! - [`summary`]: aggregates per step of the clock, beside the segments that merges write
 //! - [`totals`]: how numbers are added up, for whoever sums rows
 //! - [`damage`]: what is known of places that cannot be read, and answers that went without them
@@ -24,6 +24,7 @@
 //!
 //! It is *not* a server and *not* a query engine: see the `ingest` and `query` crates.
 
+pub mod allocator;
 pub mod backup;
 pub mod catalog;
 pub mod clock;
@@ -65,6 +66,6 @@ pub use recovery::RecoveryReport;
 pub use registry::{Attributes, Registry};
 pub use scan::{BlockCache, CacheFigures, NarrowRows, Part};
 pub use shard::{Append, AppendSink, SEGMENT_LEVELS, ShardFigures};
-pub use snapshot::{DeviceInfo, DevicePages, Newest, Snapshot, TableView};
+pub use snapshot::{DeviceInfo, DevicePages, Newest, Pins, Snapshot, TableView};
 pub use summary::{Step, StepField, StepPart, StepRows, StepSums, Stretch};
 pub use types::*;

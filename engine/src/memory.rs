@@ -129,6 +129,12 @@ impl MemoryBudget {
         self.account(class).used.load(Ordering::Relaxed)
     }
 
+    /// Whether all classes together hold more than all shares: one has gone over its own, and no other has room to spare.
+    pub fn is_exceeded(&self) -> bool {
+        let sum = |of: fn(&Self, Class) -> u64| Class::ALL.iter().map(|class| of(self, *class)).sum::<u64>();
+        sum(Self::used) > sum(Self::share)
+    }
+
     /// What `class` may still take.
     pub fn free(&self, class: Class) -> u64 {
         self.share(class).saturating_sub(self.used(class))
@@ -211,6 +217,11 @@ impl Held {
     /// Its bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// For whom they count.
+    pub fn class(&self) -> Class {
+        self.class
     }
 
     /// Holds `bytes` from now on instead of what it held.

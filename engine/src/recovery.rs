@@ -192,7 +192,7 @@ impl Opening<'_> {
         let without_rows = |meta: &&SummaryMeta| meta.shard == shard && !state.segments.contains_key(&meta.segment);
         let kept: Vec<&SummaryMeta> = state.summaries.values().filter(without_rows).collect();
         let erased = erased.chain(kept.iter().map(|meta| meta.seq_max + 1));
-        let kept = open_listed(storage, kept.iter().copied(), &mut findings);
+        let kept = open_listed(storage, kept.iter().copied(), &mut findings)?;
         let metas = state.segments.values().filter(|meta| meta.shard == shard);
         let next_seq = metas.map(|meta| meta.seq_max + 1).chain(erased).max().unwrap_or(1);
         let heads = self.heads(shard, &mut findings)?;
@@ -235,7 +235,7 @@ impl Opening<'_> {
         for meta in self.state.segments.values().filter(|meta| meta.shard == shard) {
             match open_live(self.storage, meta.clone()) {
                 Ok(segment) => {
-                    let summaries = open_listed(self.storage, self.state.summaries_of(meta.id), findings);
+                    let summaries = open_listed(self.storage, self.state.summaries_of(meta.id), findings)?;
                     segments.push(segment.with_summaries(summaries));
                 }
                 Err(error) => {

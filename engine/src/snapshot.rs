@@ -2,6 +2,7 @@
 
 mod devices;
 mod newest;
+mod pins;
 
 use std::cmp::Reverse;
 use std::sync::{Arc, OnceLock};
@@ -22,6 +23,7 @@ use crate::types::{FieldDef, Rows, TableSchema};
 use tidewell_codec::shard_of;
 
 pub use newest::Newest;
+pub use pins::Pins;
 
 /// Rows that a scan copies out of memtables are counted from this size on.
 const COUNTED_BYTES_MIN: u64 = 256 << 10;

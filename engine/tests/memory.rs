@@ -70,10 +70,13 @@ fn a_flushed_memtable_counts_for_the_query_that_reads_it_until_that_ends() {
     let held = memory.used(Class::Memtable);
     assert!(held >= 16_000, "{held}");
     let reader = engine.snapshot();
+    let pins = reader.pins();
+    assert_eq!(pins.bytes(), 0, "the memtable is there anyway");
     engine.flush().unwrap();
     assert_eq!((memory.used(Class::Memtable), memory.used(Class::Query)), (0, held));
+    assert_eq!((pins.bytes(), engine.snapshot().pins().bytes()), (held, 0));
     drop(reader);
-    assert_eq!(memory.used(Class::Query), 0);
+    assert_eq!((memory.used(Class::Query), pins.bytes()), (0, 0));
     send(&engine, 2, 1_000, 10);
     assert!(memory.used(Class::Memtable) > 0);
     drop(engine);

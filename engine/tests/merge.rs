@@ -14,7 +14,7 @@ use tidewell_engine::limits::DAY_NS;
 use tidewell_engine::manifest::Manifest;
 use tidewell_engine::storage::{Faulty, Memory, Storage};
 use tidewell_engine::verify::verify;
-use tidewell_engine::{Engine, EngineConfig};
+use tidewell_engine::{Delete, Engine, EngineConfig};
 
 const TABLE: &str = "readings";
 /// In the middle of a group of days.
@@ -219,4 +219,42 @@ fn failing_merge_of_one_table_does_not_hold_up_another() {
     let files = memory.list("seg").unwrap();
     assert_eq!(files.iter().filter(|name| name.ends_with(".seg")).count(), 10);
     assert!(files.iter().all(|name| !name.ends_with(".tmp")), "{files:?}");
+}
+
+#[test]
+fn a_merge_without_room_does_not_keep_deletes_from_making_some() {
+    let (storage, clock) = (Memory::new(), clock());
+    let engine = open(Arc::new(storage.clone()), &clock).unwrap();
+    let types = BTreeMap::from([("value".to_owned(), FieldType::F64)]);
+    let mut seq = 0;
+    // The table whose merge finds no room comes first.
+    for (flush, table) in ["large", "large", "large", "unloved"].into_iter().enumerate() {
+        let row = |at: i64| {
+            // Nothing that a codec makes smaller.
+            let mixed = (at as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let bits = (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 2;
+            let fields = Fields::from([("value".to_owned(), Value::F64(bits))]);
+            Row { device: DEVICES[0].to_owned(), time: (TODAY - 9) * DAY_NS + at, fields }
+        };
+        let rows: Vec<Row> = (flush as i64 * 2_000..(flush as i64 + 1) * 2_000).map(row).collect();
+        seq += 1;
+        send(&engine, 1, seq, batch(table, &rows, &types)).unwrap();
+        engine.flush().unwrap();
+    }
+    engine.delete(&[Delete { table: Some("unloved".into()), device: DEVICES[0].into(), range: None }]).unwrap();
+    let bytes = |dir: &str| -> u64 {
+        storage.list(dir).unwrap().iter().map(|name| storage.read(&format!("{dir}/{name}")).unwrap().len() as u64).sum()
+    };
+    let all: u64 = ["seg", "log", "heads", "manifest"].into_iter().map(bytes).sum();
+    storage.set_capacity(Some(all + 8_192));
+    assert!(engine.compact().unwrap_err().is_disk_full());
+    let segments = |table: &str| {
+        let state = Manifest::inspect(&storage).unwrap().0;
+        state.segments.values().filter(|meta| &*meta.table == table).count()
+    };
+    assert_eq!((segments("unloved"), segments("large")), (0, 3));
+    storage.set_capacity(None);
+    engine.compact().unwrap();
+    assert_eq!(segments("large"), 1);
+    assert_eq!(scan(&engine, "large", DEVICES[0], i64::MIN, i64::MAX).len(), 6_000);
 }

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use serde_json::json;
 use tidewell_engine::memory::{Class, ClassFigures, MemoryBudget};
+use tidewell_engine::storage::maps;
 use tidewell_engine::{DamagedPlace, Engine, ShardFigures};
 use tidewell_ingest::server;
 
@@ -89,6 +90,7 @@ impl Facts for State {
         let Some(parts) = self.parts.get() else { return samples };
         samples.extend(memory_samples(&parts.memory));
         samples.extend(cache_samples(&parts.engine));
+        samples.extend(map_samples());
         samples.extend(shard_samples(&parts.engine));
         samples.extend(damage_samples(&parts.engine));
         samples.extend(ingest_samples(&parts.ingest));
@@ -214,6 +216,15 @@ fn memory_samples(memory: &MemoryBudget) -> Vec<Sample> {
         }));
     }
     samples
+}
+
+fn map_samples() -> [Sample; 2] {
+    let sample =
+        |name, help, value: usize| Sample { name, help, labels: Vec::new(), value: Value::Gauge(value as f64) };
+    [
+        sample("mapped_files", "Files of the data directory that are mapped", maps::mapped()),
+        sample("mapped_files_max", "Files that may be mapped as the kernel is set", maps::mapped_max()),
+    ]
 }
 
 fn cache_samples(engine: &Engine) -> [Sample; 4] {

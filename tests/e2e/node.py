@@ -6,6 +6,8 @@ import select
 import signal
 import subprocess
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pyarrow as pa
@@ -44,16 +46,25 @@ class Node:
         # The note about the last node belongs to this node alone, so that commands find it without flags.
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("TIDEWELL_")}
         self.env["XDG_STATE_HOME"] = str(folder / "state")
+        # What the node alone gets: variables, and what its process does before it becomes the node.
+        self.node_env: dict[str, str] = {}
+        self.before_exec = None
 
-    def start(self) -> "Node":
+    def start(self, again: bool = False) -> "Node":
+        """With `again`, at the addresses it had before: clients find it there."""
         assert self.process is None, "the node runs already"
         command = [binary(), "serve", "--data-dir", self.data_dir, "--until-stdin-closes"]
         for name in ("ingest", "query", "admin"):
-            command += [f"--{name}-addr", "127.0.0.1:0"]
+            command += [f"--{name}-addr", self.ready[f"{name}_addr"] if again else "127.0.0.1:0"]
         with self.log.open("ab") as log:
             # The pipe to standard input closes with this process, so that no node outlives the tests.
             self.process = subprocess.Popen(
-                [*command, *self.flags], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=self.env
+                [*command, *self.flags],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=self.env | self.node_env,
+                preexec_fn=self.before_exec,
             )
         readable, _, _ = select.select([self.process.stdout], [], [], START_SECONDS_MAX)
         line = self.process.stdout.readline() if readable else b""
@@ -142,9 +153,40 @@ class Node:
         summary = json.loads(done.stdout) if done.stdout else {}
         return summary | {"exit_code": done.returncode, "stderr": done.stderr.decode()}
 
+    def bench(self, *arguments) -> subprocess.Popen:
+        """`tidewell bench ingest` against this node; `report` waits for what it says."""
+        command = [binary(), "bench", "ingest", "--json", "--no-compact", "--node", self.ready["ingest_addr"], *arguments]
+        return subprocess.Popen([*map(str, command)], env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def admin(self, path: str) -> tuple[int, str]:
+        """The answer of the admin address: status and body."""
+        try:
+            with urllib.request.urlopen(f"http://{self.ready['admin_addr']}{path}", timeout=20) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def metric(self, name: str, **labels) -> float:
+        """A metric, added over its series that have `labels`."""
+        wanted = [f'{key}="{value}"' for key, value in labels.items()]
+        lines = [line for line in self.admin("/metrics")[1].splitlines() if line.split("{")[0].split(" ")[0] == name]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if all(label in line for label in wanted))
+
+    def anonymous_bytes(self) -> int:
+        """Memory of the process that is not pages of files."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon"))
+
     def rows(self, table: str) -> int:
         """Rows of a table, counted by reading them."""
         return self.ask("range", table=table, start=LOWEST, end=HIGHEST).num_rows
+
+
+def report(bench: subprocess.Popen, check: bool = True) -> dict:
+    """What a load said in the end; with `check`, that everything acknowledged was read back."""
+    out, err = bench.communicate(timeout=CALL_SECONDS_MAX)
+    assert not check or bench.returncode == 0, f"the load ended with {bench.returncode}: {err.decode()}"
+    return json.loads(out) if out else {"error": err.decode()}
 
 
 def question(kind: str, /, **request) -> bytes:

@@ -58,7 +58,7 @@ enum Origin {
     New,
     /// A released file of this generation.
     Spare(u64),
-    /// An attempt to begin this very file that met a full disk.
+    /// An attempt to begin this very file that met a full disk or a want of descriptors.
     Leftover,
 }
 
@@ -120,7 +120,7 @@ impl LogWriter {
     /// Writes the group with one write and one sync. Gives the position behind it: everything before is durable.
     ///
     /// # Errors
-    /// [`Error::is_disk_full`]: the group waits on; call again, or [`LogWriter::abandon_group`] and go on later. After any
+    /// [`Error::passes`]: the group waits on; call again, or [`LogWriter::abandon_group`] and go on later. After any
     /// other error the log is poisoned: all further calls fail with the same cause.
     pub fn commit(&mut self) -> Result<LogPosition> {
         self.check_poison()?;
@@ -351,12 +351,14 @@ impl LogWriter {
         };
         if let Some(old_name) = old_name {
             // Only now: under the new name, the file never has the header of another time.
-            let renamed = self.storage.rename(&old_name, &name);
-            file = match renamed.and_then(|()| self.storage.open(&name)) {
-                Ok(file) => file,
-                Err(source) => return Err(self.fail("rename to", &name, source)),
-            };
+            if let Err(source) = self.storage.rename(&old_name, &name) {
+                return Err(self.fail("rename to", &name, source));
+            }
             self.spares.retain(|(generation, _)| origin != Origin::Spare(*generation));
+            file = match self.storage.open(&name) {
+                Ok(file) => file,
+                Err(source) => return Err(self.fail("open", &name, source)),
+            };
         }
         if let Err(source) = self.storage.sync_dir("log") {
             return Err(self.fail("sync folder of", &name, source));
@@ -390,8 +392,10 @@ impl LogWriter {
     fn fail(&mut self, operation: &'static str, path: &str, source: io::Error) -> Error {
         let error = Error::io(operation, path)(source);
         // A full disk is a state that passes, as long as nothing was promised; a failed sync never is, because the
-        // system may have dropped what it could not write.
-        if !(error.is_disk_full() && matches!(operation, "create" | "write" | "rename to")) {
+        // system may have dropped what it could not write. Without a descriptor nothing was begun, not even a sync.
+        let passes =
+            error.is_disk_full() && matches!(operation, "create" | "write" | "rename to") || error.is_shortage();
+        if !passes {
             self.poison = Some(error.to_string());
         }
         error

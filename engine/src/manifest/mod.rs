@@ -128,8 +128,8 @@ impl Manifest {
     /// Makes edits durable, all or none of them, and applies them.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when they contradict the state, or a full disk ([`Error::is_disk_full`]): nothing changed, go on
-    /// later. After any other error the manifest refuses all further edits.
+    /// [`Error::Invalid`] when they contradict the state, or a state that passes ([`Error::passes`]): nothing changed, go
+    /// on later. After any other error the manifest refuses all further edits.
     pub fn append(&mut self, edits: &[Edit]) -> Result<()> {
         self.check_poison()?;
         if edits.is_empty() {
@@ -208,10 +208,11 @@ impl Manifest {
             Ok(file) => file,
             Err(source) => {
                 let error = Error::io("write", &*name)(source);
-                // A full disk leaves a temporary file that the next attempt replaces. After any other failure nobody knows
-                // whether the new file is there, and an edit in the old one could be overruled by it.
+                // A full disk or a want of descriptors leaves a temporary file that the next attempt replaces. After any
+                // other failure nobody knows whether the new file is there, and an edit in the old one could be overruled
+                // by it.
                 let renamed = self.storage.exists(&name).unwrap_or(true);
-                if !error.is_disk_full() || renamed {
+                if !error.passes() || renamed {
                     self.poison = Some(error.to_string());
                 }
                 return Err(error);

@@ -92,6 +92,12 @@ impl Memtable {
         }
     }
 
+    /// Its bytes, once it was retired.
+    pub fn retired_bytes(&self) -> u64 {
+        let held = self.held.as_ref().map(|held| held.lock());
+        held.filter(|held| held.class() == Class::Query).map_or(0, |held| held.bytes())
+    }
+
     /// Decoded bytes that the rows and their index take.
     pub fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
@@ -245,7 +251,10 @@ impl Memtable {
         let Some(table) = tables.get(&schema.name) else { return Ok(()) };
         let fields: Vec<usize> = (0..schema.fields.len()).collect();
         // A later row takes the place of an earlier one when it has a value in every field.
-        let full = |chunk: &Arc<Chunk>, field: usize| matches!(chunk.columns.get(field), Some(Some(column)) if column.validity.is_none());
+        let full = |chunk: &Arc<Chunk>, field: usize| {
+            let column = chunk.columns.get(field).and_then(Option::as_ref);
+            column.is_some_and(|column| column.validity.is_none())
+        };
         let last_wins = table.chunks.iter().all(|chunk| fields.iter().all(|&field| full(chunk, field)));
         let times: Vec<&[i64]> = table.chunks.iter().map(|chunk| &chunk.times[..]).collect();
         let mut order: Vec<&DeviceRuns> = table.devices.iter().collect();

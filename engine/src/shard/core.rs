@@ -282,8 +282,12 @@ impl ShardCore {
     }
 
     fn fail_group(&mut self, staged: Vec<Staged>, error: &Error) {
-        let abandoned = if error.is_disk_full() { self.log.abandon_group() } else { Ok(()) };
+        let abandoned = if error.passes() { self.log.abandon_group() } else { Ok(()) };
         let refusal = match abandoned {
+            Ok(()) if error.is_shortage() => {
+                tracing::warn!(shard = self.shard, %error, "batches are refused for the moment");
+                Refusal::new(RefusalCode::Overloaded, format!("not now: {error}; the batch can be sent again"))
+            }
             Ok(()) if error.is_disk_full() => {
                 self.set_disk_full(Some(error));
                 Refusal::new(RefusalCode::DiskFull, format!("no room for the batch: {error}; it can be sent again"))
@@ -399,8 +403,10 @@ impl ShardCore {
     pub fn wants_seal(&self, now_ns: i64) -> bool {
         let view = self.view.load();
         let part = self.config.memtable_bytes / (FROZEN_MEMTABLES_MAX + 1);
+        // From the future is a memtable whose clock was set back since: nobody knows how old it is.
         let old = self.active_since_ns.is_some_and(|since| {
-            now_ns.saturating_sub(since) >= i64::try_from(self.config.seal_age.as_nanos()).unwrap_or(i64::MAX)
+            now_ns < since
+                || now_ns.saturating_sub(since) >= i64::try_from(self.config.seal_age.as_nanos()).unwrap_or(i64::MAX)
         });
         // Groups are padded to sectors, so many tiny ones may fill the disk long before the memory.
         let log_bytes = self.log.stats().bytes_written - self.log_bytes_at_seal;

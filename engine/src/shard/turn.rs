@@ -220,10 +220,8 @@ impl Flushes {
             FlushJob::Flush(sealed) if self.failure.is_none() => {
                 let done = match self.flusher.flush(&sealed, self.clock.now_ns()) {
                     // Nothing is lost by waiting: the rows are in the log and in memory, and ingest is held up.
-                    Err(error)
-                        if error.is_disk_full() && !self.flusher.is_stopping() && self.flusher.may_try_again() =>
-                    {
-                        tracing::warn!(%error, "no room for a segment; waiting");
+                    Err(error) if error.passes() && !self.flusher.is_stopping() && self.flusher.may_try_again() => {
+                        tracing::warn!(%error, "a segment cannot be written for the moment; waiting");
                         return Some(FlushJob::Flush(sealed));
                     }
                     done => done,

@@ -19,8 +19,8 @@ use crate::upkeep::flush::Flusher;
 /// How often an idle shard looks at the age of its memtable.
 const TICK: Duration = Duration::from_millis(200);
 
-/// How long a flush waits before it tries a full disk again.
-const DISK_FULL_PAUSE: Duration = Duration::from_millis(500);
+/// How long a flush waits before it tries again, on a full disk or without descriptors.
+const FLUSH_PAUSE: Duration = Duration::from_millis(500);
 
 /// Who moves the shards of an engine.
 #[derive(Clone, Default)]
@@ -241,7 +241,7 @@ fn run_flushes(mut flushes: Flushes, jobs: &Receiver<FlushJob>) {
         while let Some(next) = job {
             job = flushes.turn(next);
             if job.is_some() {
-                std::thread::sleep(DISK_FULL_PAUSE);
+                std::thread::sleep(FLUSH_PAUSE);
             }
         }
     }

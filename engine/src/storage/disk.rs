@@ -1,4 +1,4 @@
-//! Owns files of a real file system under one directory; the engine's only unsafe code (memory maps) is here.
+//! Owns files of a real file system under one directory; so does its unsafe code, memory maps.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-use super::{Mapped, Storage, StorageFile};
+use super::{Mapped, Storage, StorageFile, maps::MapSlot};
 
 /// A data directory on disk.
 #[derive(Clone, Debug)]
@@ -78,7 +78,8 @@ impl Storage for Disk {
         if file.metadata()?.len() == 0 {
             return Ok(Mapped::new(Vec::new()));
         }
-        map_file(&file)
+        let slot = MapSlot::take()?;
+        map_file(&file, slot)
     }
 
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {
@@ -184,7 +185,7 @@ impl StorageFile for DiskFile {
     }
 }
 
-struct MappedFile(Mmap);
+struct MappedFile(Mmap, MapSlot);
 
 impl Deref for MappedFile {
     type Target = [u8];
@@ -195,13 +196,13 @@ impl Deref for MappedFile {
 }
 
 #[allow(unsafe_code)]
-fn map_file(file: &File) -> io::Result<Mapped> {
+fn map_file(file: &File, slot: MapSlot) -> io::Result<Mapped> {
     // SAFETY: a mapping is sound while nobody cuts or rewrites the file under it. Only immutable files are mapped
     // (segments and summaries: written under a temporary name, synced, renamed, never opened to write again, and removed by unlinking,
     // which leaves the pages of a live mapping in place), and the directory's lock keeps other nodes out. A person who
     // truncates a segment by hand while the node runs can still cause SIGBUS; nothing in the process does that.
     let map = unsafe { Mmap::map(file)? };
-    Ok(Mapped::new(MappedFile(map)))
+    Ok(Mapped::new(MappedFile(map, slot)))
 }
 
 #[cfg(test)]

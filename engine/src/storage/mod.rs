@@ -2,6 +2,7 @@
 
 pub mod disk;
 pub mod faulty;
+pub mod maps;
 pub mod memory;
 
 use std::io;

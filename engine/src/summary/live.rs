@@ -66,19 +66,23 @@ impl LiveSummary {
 
 /// Opens summaries that the manifest lists. One that cannot be opened is left out and said in `findings`: while its segment
 /// is there, rows answer in its place.
+///
+/// # Errors
+/// A want of maps or descriptors: the summary is whole, and may be all that is left of rows.
 pub(crate) fn open_listed<'a>(
     storage: &Arc<dyn Storage>,
     metas: impl Iterator<Item = &'a SummaryMeta>,
     findings: &mut Vec<String>,
-) -> Vec<Arc<LiveSummary>> {
+) -> Result<Vec<Arc<LiveSummary>>> {
     let mut out = Vec::new();
     for meta in metas {
         match LiveSummary::open(storage, meta.clone()) {
             Ok(live) => out.push(live),
+            Err(error) if error.is_shortage() => return Err(error),
             Err(error) => findings.push(format!("summary of steps of {} is not used: {error}", meta.step)),
         }
     }
-    out
+    Ok(out)
 }
 
 impl Drop for LiveSummary {

@@ -18,7 +18,7 @@ use super::pick::{self, Candidate, Due, Terms};
 use super::stretch::{Stretch, stretches};
 use super::throttle::Throttle;
 use crate::catalog::Catalog;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::limits::{COMPACTION_LEVEL_MAX, DAY_NS, ERASE_DELAY_NS};
 use crate::manifest::{Edit, Manifest};
 use crate::shard::{LiveSegment, ShardStats, ShardView, SharedView};
@@ -91,33 +91,59 @@ impl Compactor {
     /// Brings all flushed segments into days and each day into one cold file, without rows that are gone for readers.
     ///
     /// # Errors
-    /// A failed read or write; what was merged before stays merged.
+    /// A failed read or write; what was merged before stays merged. A merge for which the disk has no room is told at the
+    /// end: others may need none, and make some.
     pub fn run_all(&self, now_ns: i64) -> Result<()> {
         let _alone = (self.running.flushed.lock(), self.running.partitions.lock());
-        for table in tables(&self.view.load_files()) {
-            let terms = self.terms(&table, now_ns);
-            loop {
-                let view = self.view.load_files();
-                let stretches = self.stretches(&view, &table, false);
-                let Some(due) = stretches.iter().find_map(|s| pick::flushed_all(&s.segments, terms)) else { break };
-                self.merge(&view, &table, &due, now_ns)?;
+        let run = || -> Result<Option<Error>> {
+            let mut no_room = None;
+            for table in tables(&self.view.load_files()) {
+                self.run_table(&table, now_ns, &mut no_room)?;
             }
-            let view = self.view.load_files();
-            let stretches = self.stretches(&view, &table, false);
-            for due in stretches.iter().flat_map(|stretch| pick::unfinished(&stretch.segments, terms)) {
-                self.merge(&view, &table, &due, now_ns)?;
-            }
-            let view = self.view.load_files();
-            for (live, candidate) in segments(&view, &table).iter().zip(self.candidates(&view, &table, false)) {
-                if is_damaged(live) {
-                    continue;
-                }
-                if view.masks.cut_share(&live.meta) > 0.0 || view.masks.has_work(live, i64::MAX)? {
-                    self.merge(&view, &table, &pick::alone(&candidate), now_ns)?;
-                }
-            }
+            Ok(no_room)
+        };
+        // Once more with the room that others made.
+        if run()?.is_some()
+            && let Some(error) = run()?
+        {
+            return Err(error);
         }
         while self.complete_steps(now_ns)? {}
+        Ok(())
+    }
+
+    /// The part of [`Self::run_all`] that is one table's; notes in `no_room` what the disk had no room for.
+    fn run_table(&self, table: &Arc<str>, now_ns: i64, no_room: &mut Option<Error>) -> Result<()> {
+        let mut merge = |view: &ShardView, due: &Due| match self.merge(view, table, due, now_ns) {
+            Err(error) if error.is_disk_full() => {
+                no_room.get_or_insert(error);
+                Ok(false)
+            }
+            done => done.map(|()| true),
+        };
+        let terms = self.terms(table, now_ns);
+        let mut all_flushed = true;
+        while all_flushed {
+            let view = self.view.load_files();
+            let stretches = self.stretches(&view, table, false);
+            let Some(due) = stretches.iter().find_map(|s| pick::flushed_all(&s.segments, terms)) else { break };
+            all_flushed = merge(&view, &due)?;
+        }
+        let view = self.view.load_files();
+        let stretches = self.stretches(&view, table, false);
+        for due in stretches.iter().flat_map(|stretch| pick::unfinished(&stretch.segments, terms)) {
+            merge(&view, &due)?;
+        }
+        let view = self.view.load_files();
+        for (live, candidate) in segments(&view, table).iter().zip(self.candidates(&view, table, false)) {
+            // Flushed ones are merged in their order, as soon as there is room.
+            if is_damaged(live) || (candidate.level == 0 && !all_flushed) {
+                continue;
+            }
+            if view.masks.cut_share(&live.meta) > 0.0 || view.masks.has_work(live, i64::MAX)? {
+                merge(&view, &pick::alone(&candidate))?;
+            }
+        }
         Ok(())
     }
 

@@ -76,7 +76,13 @@ impl Flusher {
         edits.push(Edit::ProducerHeads { shard: self.shard, number });
         edits.push(Edit::LogReleased { shard: self.shard, position: sealed.until });
         let opened = written.iter().cloned().map(|meta| open_live(&self.storage, meta));
-        let segments = opened.collect::<Result<Vec<_>>>()?;
+        let segments = match opened.collect::<Result<Vec<_>>>() {
+            Ok(segments) => segments,
+            Err(error) => {
+                self.take_back(&written, number);
+                return Err(error);
+            }
+        };
         let flushed_bytes = segments.iter().map(|segment| segment.meta.bytes).sum();
         let old_heads = {
             // Held until readers see the same: whoever takes segments out of the manifest meets them in the view.

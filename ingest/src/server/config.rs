@@ -20,6 +20,9 @@ pub struct ServerConfig {
     pub connections_max: usize,
     /// Handshakes at a time; further ones are refused.
     pub handshakes_max: usize,
+    /// Handshakes of one address at a time (of IPv6, one network of 64 bits); further ones are refused, so that whoever lets
+    /// his stall keeps nobody else out.
+    pub handshakes_per_address_max: usize,
     /// Handshakes in flight from which on a peer must first prove its address (a round trip more).
     pub retry_from_handshakes: usize,
     /// A handshake that takes longer is given up.
@@ -55,6 +58,7 @@ impl Default for ServerConfig {
             quic: QuicSettings::server(),
             connections_max: 100_000,
             handshakes_max: 2_048,
+            handshakes_per_address_max: 256,
             retry_from_handshakes: 256,
             handshake_timeout: Duration::from_secs(10),
             first_frame_timeout: Duration::from_secs(10),

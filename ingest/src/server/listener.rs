@@ -1,8 +1,12 @@
 //! Owns who is let in: bounds on handshakes and connections, and the registry of live ones; does not read lanes.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use parking_lot::Mutex;
 use quinn::{Connection, Incoming};
 use rustls_pki_types::CertificateDer;
 use tokio::time::timeout;
@@ -45,11 +49,30 @@ fn admit(inner: &Arc<Inner>, incoming: Incoming) {
         incoming.retry().ok();
         return;
     }
-    let permit = Held::new(inner, |admission| &admission.handshakes);
+    // Asked last: an address that was not proved may be anybody's.
+    let Some(from) = inner.admission.from(incoming.remote_address().ip(), config.handshakes_per_address_max) else {
+        inner.metrics.refused.add(1);
+        incoming.refuse();
+        return;
+    };
+    let permit = Handshake { _count: Held::new(inner, |admission| &admission.handshakes), from, inner: inner.clone() };
     tokio::spawn(serve(inner.clone(), incoming, permit));
 }
 
-async fn serve(inner: Arc<Inner>, incoming: Incoming, handshake: Held) {
+/// A handshake that is under way.
+struct Handshake {
+    _count: Held,
+    from: IpAddr,
+    inner: Arc<Inner>,
+}
+
+impl Drop for Handshake {
+    fn drop(&mut self) {
+        self.inner.admission.ended(self.from);
+    }
+}
+
+async fn serve(inner: Arc<Inner>, incoming: Incoming, handshake: Handshake) {
     let remote = incoming.remote_address();
     inner.metrics.handshakes.add(1);
     let outcome = match incoming.accept_with(Arc::new(config_for_next(&inner))) {
@@ -132,6 +155,43 @@ pub(super) fn close(connection: &Connection, code: CloseCode, reason: &str) {
 pub(super) struct Admission {
     handshakes: AtomicUsize,
     connections: AtomicUsize,
+    /// Handshakes by address; never more entries than handshakes.
+    addresses: Mutex<HashMap<IpAddr, usize>>,
+}
+
+impl Admission {
+    /// Counts a handshake of `address`; `None` when it has `max` already. Gives the name that [`Self::ended`] takes.
+    fn from(&self, address: IpAddr, max: usize) -> Option<IpAddr> {
+        let owner = owner_of(address);
+        let mut addresses = self.addresses.lock();
+        let count = addresses.entry(owner).or_default();
+        *count += 1;
+        if *count > max {
+            *count -= 1;
+            if *count == 0 {
+                addresses.remove(&owner);
+            }
+            return None;
+        }
+        Some(owner)
+    }
+
+    fn ended(&self, owner: IpAddr) {
+        if let Entry::Occupied(mut entry) = self.addresses.lock().entry(owner) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+    }
+}
+
+/// What one customer of a network usually has: an address, or with IPv6 the addresses of 64 bits.
+fn owner_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+        v4 => v4,
+    }
 }
 
 /// One unit of a bound, given back when dropped.
@@ -150,5 +210,32 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         (self.which)(&self.inner.admission).fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_address_has_its_own_bound_and_gets_it_back() {
+        let admission = Admission::default();
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let (one, other) = (address("2001:db8::1"), address("2001:db8::ffff:2"));
+        let owner = admission.from(one, 2).unwrap();
+        assert!(admission.from(other, 2).is_some(), "the same network");
+        assert!(admission.from(one, 2).is_none());
+        assert!(admission.from(address("2001:db8:0:1::1"), 2).is_some());
+        assert_eq!(
+            admission.from(address("::ffff:127.0.0.1"), 1),
+            admission.from(address("127.0.0.2"), 1).map(|_| address("127.0.0.1"))
+        );
+        admission.ended(owner);
+        assert!(admission.from(one, 2).is_some());
+        for _ in 0..2 {
+            admission.ended(owner);
+        }
+        assert!(!admission.addresses.lock().contains_key(&owner));
+        assert!(admission.from(one, 0).is_none() && !admission.addresses.lock().contains_key(&owner));
     }
 }

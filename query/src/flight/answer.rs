@@ -36,10 +36,14 @@ const INLINE_TIME: Duration = Duration::from_millis(1);
 /// Batches that a small query may give before it moves to a blocking thread.
 const INLINE_BATCHES: usize = 4;
 
+/// How often a query that waits for its client looks whether it may.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// Starts computing and returns the answer as Flight messages. Dropping the stream stops the computation.
 pub(crate) fn answer(plan: Plan, query: RunningQuery, limits: Arc<FlightLimits>) -> AnswerStream {
-    let Plan { schema, small, mut batches, skipped } = plan;
+    let Plan { schema, small, mut batches, skipped, pins } = plan;
     let state = query.state().clone();
+    state.pin(pins);
     let mut first = Vec::new();
     let mut ended = false;
     if small {
@@ -105,15 +109,40 @@ fn produce(
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Closed(_)) => return state.stop(Stop::ClientGone),
             Err(mpsc::error::TrySendError::Full(batch)) => {
-                match handle.block_on(async { sender.send_timeout(batch, limits.stall).await }) {
-                    Ok(()) => {}
-                    Err(mpsc::error::SendTimeoutError::Timeout(_)) => return state.stop(Stop::Stalled),
-                    Err(mpsc::error::SendTimeoutError::Closed(_)) => return state.stop(Stop::ClientGone),
+                if let Err(why) = state.wait_for_client(|| wait(batch, query, sender, limits, handle)) {
+                    return state.stop(why);
                 }
             }
         }
+        query.relieve();
         if last {
             return;
+        }
+    }
+}
+
+/// Waits until the client has taken enough for one more batch. What the query keeps in memory may be needed meanwhile.
+fn wait(
+    mut batch: Result<RecordBatch, Status>,
+    query: &RunningQuery,
+    sender: &mpsc::Sender<Result<RecordBatch, Status>>,
+    limits: &FlightLimits,
+    handle: &Handle,
+) -> Result<(), Stop> {
+    let begin = Instant::now();
+    loop {
+        match handle.block_on(async { sender.send_timeout(batch, LOOK.min(limits.stall)).await }) {
+            Ok(()) => return Ok(()),
+            Err(mpsc::error::SendTimeoutError::Closed(_)) => return Err(Stop::ClientGone),
+            Err(mpsc::error::SendTimeoutError::Timeout(_)) if begin.elapsed() >= limits.stall => {
+                return Err(Stop::Stalled);
+            }
+            Err(mpsc::error::SendTimeoutError::Timeout(same)) => batch = same,
+        }
+        query.relieve();
+        match query.state().stopped() {
+            Stop::None => {}
+            why => return Err(why),
         }
     }
 }

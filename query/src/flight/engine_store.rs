@@ -63,13 +63,16 @@ impl Store for EngineStore {
         // A scan gathers a device's rows in memory at once, so looking ahead is cheap only while memtables are small.
         let figures = self.engine.figures();
         let look = figures.iter().all(|shard| shard.memtables_sealed == 0 && shard.memtable_bytes <= LOOK_BYTES_MAX);
+        let snapshot = self.engine.snapshot();
+        let pins = snapshot.pins();
         if request.on_damage() == OnDamage::Refuse {
-            return plan(&self.engine.snapshot(), request, scope, self.limits.clone(), cancel, look);
+            let plan = plan(&snapshot, request, scope, self.limits.clone(), cancel, look)?;
+            return Ok(Plan { pins, ..plan });
         }
         let skipped = Arc::new(Skipped::default());
-        let snapshot = self.engine.snapshot().going_without(Arc::clone(&skipped));
+        let snapshot = snapshot.going_without(Arc::clone(&skipped));
         let plan = plan(&snapshot, request, scope, self.limits.clone(), cancel, look)?;
-        Ok(Plan { skipped: Some(skipped), ..plan })
+        Ok(Plan { skipped: Some(skipped), pins, ..plan })
     }
 
     fn memory(&self) -> Option<Arc<MemoryBudget>> {

@@ -2,6 +2,7 @@
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
+use tidewell_engine::Pins;
 use tonic::Status;
 
 use super::auth::DeviceScope;
@@ -44,7 +45,7 @@ pub fn plan<S: Source>(
     let schema = answer_schema(query.schema());
     let small = look && is_small(source, request, scope).map_err(|error| query_status(&error))?;
     let batches = Box::new(QueryBatches { schema: schema.clone(), step: Step::Prepared(Box::new(query)) });
-    Ok(Plan { schema, small, batches, skipped: None })
+    Ok(Plan { schema, small, batches, skipped: None, pins: Pins::default() })
 }
 
 /// Whether few rows of few named devices can be touched at all.

@@ -1,11 +1,12 @@
 //! Owns how many queries run, how long, and who stops them; does not run them.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tidewell_engine::Pins;
 use tidewell_engine::memory::{Class, MemoryBudget};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
@@ -15,6 +16,8 @@ use crate::query::CancelFlag;
 /// Bounds of the query address.
 #[derive(Clone, Debug)]
 pub struct FlightLimits {
+    /// Open connections, those in a handshake included. Each has a file descriptor.
+    pub connections: usize,
     /// Queries that run at a time. Each holds at most a few record batches in memory.
     pub queries: usize,
     /// Actions such as `flush` that run at a time.
@@ -34,6 +37,7 @@ pub struct FlightLimits {
 impl Default for FlightLimits {
     fn default() -> Self {
         Self {
+            connections: 4096,
             queries: 64,
             actions: 4,
             turn_wait: Duration::from_secs(2),
@@ -64,6 +68,8 @@ pub(crate) enum Stop {
     Stalled = 3,
     /// The node is going down.
     ShuttingDown = 4,
+    /// It kept flushed memtables, and their memory was needed.
+    Memory = 5,
 }
 
 /// All running queries of a service.
@@ -123,9 +129,39 @@ impl Running {
                     memory.limit()
                 )));
             }
+            self.relieve();
             tokio::time::sleep(MEMORY_POLL).await;
         }
         Ok(())
+    }
+
+    /// Stops a query that keeps flushed memtables in memory when that is more than may be kept: first the oldest of those
+    /// that wait for their clients, whose answers could take for ever; any other only when the node's memory as a whole is
+    /// exceeded, since it will soon end by itself. One at a time, as its end may be enough.
+    fn relieve(&self) {
+        let Some(memory) = &self.memory else { return };
+        if memory.used(Class::Query) <= memory.share(Class::Query) {
+            return;
+        }
+        let queries = self.queries.lock();
+        let keeps = |query: &QueryState| query.pins.get().is_some_and(|pins| pins.bytes() > 0);
+        if queries.values().any(|query| query.stopped() == Stop::Memory && keeps(query)) {
+            return;
+        }
+        let exceeded = memory.is_exceeded();
+        let may_go = |query: &QueryState| query.waits.load(Ordering::Acquire) || exceeded;
+        let oldest = queries
+            .iter()
+            .filter(|(_, query)| may_go(query) && keeps(query))
+            .min_by_key(|(id, query)| (!query.waits.load(Ordering::Acquire), **id));
+        if let Some((_, query)) = oldest {
+            tracing::info!(
+                used = memory.used(Class::Query),
+                share = memory.share(Class::Query),
+                "a query is stopped: rows that it keeps in memory were flushed long ago"
+            );
+            query.stop(Stop::Memory);
+        }
     }
 
     /// How many run now.
@@ -152,6 +188,11 @@ impl RunningQuery {
     pub(crate) fn state(&self) -> &Arc<QueryState> {
         &self.state
     }
+
+    /// Sees to it that queries that should end for the sake of memory do; perhaps this one.
+    pub(crate) fn relieve(&self) {
+        self.running.relieve();
+    }
 }
 
 impl Drop for RunningQuery {
@@ -167,6 +208,9 @@ pub(crate) struct QueryState {
     cancel: CancelFlag,
     reason: AtomicU8,
     complete: AtomicBool,
+    /// Its client has to take something before it goes on.
+    waits: AtomicBool,
+    pins: OnceLock<Pins>,
     computing: Mutex<Computing>,
 }
 
@@ -195,8 +239,22 @@ impl QueryState {
             2 => Stop::TimeLimit,
             3 => Stop::Stalled,
             4 => Stop::ShuttingDown,
+            5 => Stop::Memory,
             _ => Stop::None,
         }
+    }
+
+    /// Says what the query keeps in memory.
+    pub(crate) fn pin(&self, pins: Pins) {
+        let _ = self.pins.set(pins);
+    }
+
+    /// Runs `wait`, which waits for the client.
+    pub(crate) fn wait_for_client<T>(&self, wait: impl FnOnce() -> T) -> T {
+        self.waits.store(true, Ordering::Release);
+        let result = wait();
+        self.waits.store(false, Ordering::Release);
+        result
     }
 
     /// Marks that the answer was handed over to its end.
@@ -238,6 +296,9 @@ impl QueryState {
                 limits.stall.as_secs_f64()
             )),
             Stop::ShuttingDown => Status::unavailable("the node is shutting down; ask again when it is back"),
+            Stop::Memory => Status::resource_exhausted(
+                "the answer took so long that rows it still reads in memory were written to disk, and their memory is needed (memory_limit); read faster, ask again or ask for less",
+            ),
         })
     }
 }

@@ -15,8 +15,6 @@ use super::connection::Socket;
 use super::service::FlightQueries;
 use super::tls::TlsSource;
 
-/// Open connections, those in a handshake included.
-const CONNECTIONS_MAX: usize = 4096;
 /// A peer that connects and says nothing is let go after this time.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Calls of one connection at a time.
@@ -49,7 +47,7 @@ pub async fn serve_flight(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let (sender, mut receiver) = mpsc::channel(64);
-    let accepting = tokio::spawn(accept(listener, tls, sender));
+    let accepting = tokio::spawn(accept(listener, tls, sender, service.limits().connections));
     let incoming = stream::poll_fn(move |cx| receiver.poll_recv(cx).map(|s| s.map(Ok::<_, std::io::Error>)));
 
     let (stopped_sender, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -92,8 +90,8 @@ pub async fn serve_flight(
     }
 }
 
-async fn accept(listener: TcpListener, tls: Option<TlsSource>, ready: mpsc::Sender<Socket>) {
-    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+async fn accept(listener: TcpListener, tls: Option<TlsSource>, ready: mpsc::Sender<Socket>, connections_max: usize) {
+    let connections = Arc::new(Semaphore::new(connections_max));
     loop {
         // The permit is taken before accepting, so that peers beyond the limit wait in the kernel's backlog.
         let Ok(permit) = connections.clone().acquire_owned().await else { return };

@@ -8,7 +8,9 @@ use arrow::record_batch::RecordBatch;
 use tidewell_codec::Batch;
 use tidewell_engine::memory::MemoryBudget;
 use tidewell_engine::quarantine::{Quarantined, Released};
-use tidewell_engine::{Append, Delete, DeviceInfo, Error, Refusal, Retention, Skipped, TableFigures, TableSchema};
+use tidewell_engine::{
+    Append, Delete, DeviceInfo, Error, Pins, Refusal, Retention, Skipped, TableFigures, TableSchema,
+};
 use tonic::Status;
 
 use super::auth::DeviceScope;
@@ -31,6 +33,8 @@ pub struct Plan {
     pub batches: Batches,
     /// Where the answer notes what it goes without because it cannot be read.
     pub skipped: Option<Arc<Skipped>>,
+    /// What it keeps in memory that has been written to disk since.
+    pub pins: Pins,
 }
 
 /// A node as the query address sees it. All calls may block, and see every row acknowledged before.

@@ -11,7 +11,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tidewell_codec::{Batch, FieldType};
 use tidewell_engine::quarantine::{Quarantined, Released};
 use tidewell_engine::{
-    Append, Delete, DeviceInfo, Error, FieldDef, Refusal, RefusalCode, Retention, TableFigures, TableSchema,
+    Append, Delete, DeviceInfo, Error, FieldDef, Pins, Refusal, RefusalCode, Retention, TableFigures, TableSchema,
 };
 use tidewell_query::export::{column_array, device_array, rows_schema, time_array};
 use tidewell_query::flight::{
@@ -246,7 +246,13 @@ impl Store for Script {
             "empty" => Box::new(std::iter::empty()),
             other => return Err(Status::not_found(format!("unknown table `{other}`"))),
         };
-        Ok(Plan { schema: schema(), small: table == "tiny" || table == "panics inline", batches, skipped: None })
+        Ok(Plan {
+            schema: schema(),
+            small: table == "tiny" || table == "panics inline",
+            batches,
+            skipped: None,
+            pins: Pins::default(),
+        })
     }
 
     fn tables(&self) -> Vec<Arc<TableSchema>> {
