@@ -310,16 +310,17 @@ pub fn load(
     for (key, value, origin) in from_flags(args, log_flags)? {
         insert(&mut table, &key, value, &origin)?;
     }
-    let config: Config =
-        table.try_into().map_err(|e: toml::de::Error| usage(format!("configuration: {}", e.message())))?;
-    config.check()?;
-    Ok(config)
+    checked(table)
 }
 
 fn read_file(path: &Path) -> Result<toml::Table> {
     let shown = path.display();
     let text = std::fs::read_to_string(path)
         .map_err(|e| usage(format!("read configuration: {shown}: {e}; give the path of a TOML file with --config")))?;
+    parse(&shown.to_string(), &text)
+}
+
+fn parse(shown: &str, text: &str) -> Result<toml::Table> {
     let at = |e: &toml::de::Error| {
         let line = e.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
         usage(format!(
@@ -328,8 +329,23 @@ fn read_file(path: &Path) -> Result<toml::Table> {
         ))
     };
     // The typed reading comes first: it knows keys, types and the line of what is wrong.
-    toml::from_str::<Config>(&text).map_err(|e| at(&e))?;
+    toml::from_str::<Config>(text).map_err(|e| at(&e))?;
     text.parse::<toml::Table>().map_err(|e| at(&e))
+}
+
+/// The settings in the text of a file called `shown`, without environment and flags.
+///
+/// # Errors
+/// As [`load`].
+pub fn read_text(shown: &str, text: &str) -> Result<Config> {
+    checked(parse(shown, text)?)
+}
+
+fn checked(table: toml::Table) -> Result<Config> {
+    let config: Config =
+        table.try_into().map_err(|e: toml::de::Error| usage(format!("configuration: {}", e.message())))?;
+    config.check()?;
+    Ok(config)
 }
 
 /// All keys in dotted form, taken from the defaults so that none can be forgotten.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use parking_lot::RwLock;
+use crate::sync::RwLock;
 use tidewell_codec::Batch;
 
 use crate::error::{Refusal, RefusalCode};

@@ -1,10 +1,10 @@
 //! Owns the whole: opening, the way in, the way out, closing; the work is in shards and upkeep.
 
+use crate::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::sync::{Mutex, RwLock};
 use crossbeam_channel::bounded;
-use parking_lot::{Mutex, RwLock};
 use tidewell_codec::{Batch, shard_of};
 
 use crate::catalog::Catalog;

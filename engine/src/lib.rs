@@ -20,6 +20,7 @@
 //! - [`storage`]: the only door to files; [`clock`]: the only clock
 //! - [`backup`]: all that makes the directory again as it was at one moment
 //! - `stepped` (feature `simulation`): the same engine without threads, moved by hand
+//! - `sync`: the locks and atomics of the engine
 //! - [`verify`]: every checksum and invariant, offline; [`repair`]: what to do about it
 //!
 //! It is *not* a server and *not* a query engine: see the `ingest` and `query` crates.
@@ -50,6 +51,7 @@ pub mod snapshot;
 pub mod stepped;
 pub mod storage;
 pub mod summary;
+mod sync;
 pub mod totals;
 pub mod types;
 pub mod upkeep;

@@ -5,8 +5,8 @@
 //! batches, memtables and blocks, never row by row. What a holder does at its bound is its own affair: lanes stop reading,
 //! memtables are sealed, queries are refused.
 
+use crate::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::limits::{FROZEN_MEMTABLES_MAX, MEMORY_LIMIT_MIN};
 

@@ -1,9 +1,9 @@
 //! Owns opening a data directory: manifest, segments, then the logs that segments do not cover.
 
+use crate::sync::atomic::AtomicBool;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
-use parking_lot::{Mutex, RwLock};
+use crate::sync::{Mutex, RwLock};
 use tidewell_codec::{Batch, BatchLimits, decode_batch, peek_batch};
 
 use crate::catalog::Catalog;

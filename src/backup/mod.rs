@@ -6,7 +6,7 @@
 //! - `restore`: without a node
 
 mod destination;
-mod listing;
+pub mod listing;
 mod make;
 mod restore;
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::edit::Edit;
 use super::erasure::{Erasure, Retention};
 use super::heads::heads_name;
+use crate::limits::SHARDS_MAX;
 use crate::registry::Registry;
 use crate::segment::segment_name;
 use crate::summary::{SummaryMeta, summary_name};
@@ -87,6 +88,9 @@ impl ManifestState {
             Edit::Created { shards, created_ns } => {
                 if self.shard_count != 0 || *shards == 0 {
                     return Err(format!("a data directory made with {shards} shards, having {}", self.shard_count));
+                }
+                if *shards > SHARDS_MAX {
+                    return Err(format!("a data directory made with {shards} shards, at most {SHARDS_MAX} can be"));
                 }
                 self.shard_count = *shards;
                 self.created_ns = *created_ns;

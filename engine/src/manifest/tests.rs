@@ -6,6 +6,7 @@ use std::io;
 use proptest::prelude::*;
 
 use super::*;
+use crate::limits::SHARDS_MAX;
 use crate::storage::Memory;
 use crate::storage::faulty::{Fault, Faulty, Operation};
 use crate::summary::{Step, SummaryMeta};
@@ -198,6 +199,17 @@ fn contradicting_edits_are_refused_and_nothing_changes() {
     }
     assert_eq!(memory.read(FIRST).unwrap(), bytes);
     assert_eq!(manifest.state(), &model(&groups()));
+}
+
+#[test]
+fn more_shards_than_a_node_can_have_are_refused_before_they_take_memory() {
+    let mut state = ManifestState::default();
+    for shards in [0, SHARDS_MAX + 1, u32::MAX] {
+        let refused = state.apply(&Edit::Created { shards, created_ns: 1 });
+        assert!(refused.is_err_and(|reason| reason.contains("shards")), "{shards}");
+    }
+    assert_eq!(state, ManifestState::default());
+    state.apply(&Edit::Created { shards: SHARDS_MAX, created_ns: 1 }).unwrap();
 }
 
 #[test]

@@ -7,12 +7,12 @@
 mod gather;
 mod order;
 
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use parking_lot::{Mutex, RwLock};
+use crate::sync::{Mutex, RwLock};
 use tidewell_codec::{Batch, Column};
 
 use crate::memory::{Class, Held, MemoryBudget};

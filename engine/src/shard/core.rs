@@ -9,7 +9,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 
-use parking_lot::RwLock;
+use crate::sync::RwLock;
 
 use super::append::Append;
 use super::heads::ProducerHeads;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use parking_lot::{Mutex, RwLock};
+use crate::sync::{Mutex, RwLock};
 
 use super::worker::{ShardHandle, ShardSender};
 use super::{ProducerHeads, ShardStats, SharedView};

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::sync::{Mutex, RwLock};
 use crossbeam_channel::{Receiver, TryRecvError};
-use parking_lot::{Mutex, RwLock};
 
 use super::drive::Drive;
 use super::turn::{FlushJob, Flushes, Worker};

@@ -1,11 +1,11 @@
 //! Owns the set of memtables and segments that a shard's readers see; does not read them.
 
+use crate::sync::atomic::{AtomicBool, Ordering};
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::RwLock;
+use crate::sync::RwLock;
 
 use crate::damage::{DamagedPlace, SetAside};
 use crate::erase::Masks;

@@ -1,7 +1,7 @@
 //! Owns the way into a running shard, and its two threads: they wait, `turn` does what is due when they need not.
 
+use crate::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,7 @@
 //! Owns a summary that readers see; its file goes with the last of them once it was replaced.
 
+use crate::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::reader::Summary;
 use super::{SummaryMeta, summary_name};

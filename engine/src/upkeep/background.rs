@@ -3,13 +3,13 @@
 //! Two threads, so that the long merge of a day never holds up flushed segments, which pile up under load: `compact` brings
 //! flushed segments into days, `compact-days` does the rest. Both give way to ingest, the second more than the first.
 
+use crate::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::sync::Mutex;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use parking_lot::Mutex;
 
 use super::compact::Compactor;
 use crate::clock::Clock;

@@ -2,12 +2,12 @@
 //!
 //! A crash leaves either the inputs or the outputs: one manifest edit swaps them.
 
+use crate::sync::atomic::AtomicBool;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use tidewell_codec::Tier;
 
 use super::FileNumbers;

@@ -1,9 +1,9 @@
 //! Owns turning a sealed memtable into segments; does not decide when.
 
+use crate::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 use crate::catalog::Catalog;
 use crate::error::Result;

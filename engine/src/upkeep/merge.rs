@@ -4,10 +4,10 @@
 //! device; for each input one page of its index and one device's list of blocks; and the rows of one part of a scan. At
 //! most [`OUTPUTS_OPEN_MAX`] outputs are open: inputs with rows of more days are gone through several times.
 
+use crate::sync::atomic::{AtomicBool, Ordering};
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::days::{Split, day_of};
 use super::output::Outputs;

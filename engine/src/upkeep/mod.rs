@@ -17,7 +17,7 @@ pub use order::order_violations;
 pub use output::{Beside, MergeSink};
 pub use throttle::Throttle;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Hands out numbers of new files and of erasures; a number that a crash left unused is never missed.
 #[derive(Debug)]

@@ -1,8 +1,8 @@
 //! Owns the segments that a merge writes: one for each range of time, and what is written beside them.
 
+use crate::sync::atomic::AtomicBool;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use tidewell_codec::Tier;
 

@@ -1,9 +1,9 @@
 //! Owns how fast merges may write; knows nothing of what they write.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 /// The longest sleep before the writer looks whether the node goes down.
 const NAP: Duration = Duration::from_millis(100);

@@ -426,7 +426,10 @@ impl ServerSession {
         } else {
             entry.settled = true;
             p.held.remove(&seq);
-            self.out.push_back(Action::Skip { producer, seq });
+            // A lane that has ended may not own the producer any more. Where the batch comes again, it is refused again.
+            if self.phase != Phase::Closed {
+                self.out.push_back(Action::Skip { producer, seq });
+            }
         }
         // The nack goes first, so that the ack that covers it finds a batch already reported.
         self.nack(producer, seq, attempt, refusal);

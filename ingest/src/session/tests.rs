@@ -78,6 +78,20 @@ fn closed(session: &mut ServerSession) -> CloseCode {
 }
 
 #[test]
+fn nothing_comes_after_the_end_of_a_lane() {
+    for outcome in
+        [Ok(()), Err(Refusal::new(RejectCode::Malformed, "no")), Err(Refusal::new(RejectCode::DiskFull, "full"))]
+    {
+        let mut session = open();
+        let ticket = submit(&mut session, 1, 0);
+        session.fence(P);
+        assert!(matches!(actions(&mut session)[..], [Action::Send(Frame::GoAway(_)), Action::Close { .. }]));
+        session.settled(ticket, outcome);
+        assert_eq!((actions(&mut session), session.in_flight()), (vec![], 0));
+    }
+}
+
+#[test]
 fn acks_are_cumulative_whatever_the_order_of_completion() {
     let mut session = open();
     let tickets: Vec<u64> = [2, 5, 9].into_iter().map(|seq| submit(&mut session, seq, 0)).collect();

@@ -30,6 +30,7 @@ pub use auth::{Authenticator, Credentials, DeviceScope, Principal, Roles};
 pub use client::{ClientError, ClientOptions, QueryClient};
 pub use engine_store::EngineStore;
 pub use plan::plan;
+pub use put::put_batches;
 pub use running::FlightLimits;
 pub use server::{ServeError, serve_flight};
 pub use service::FlightQueries;

@@ -3,14 +3,17 @@
 //! Each call takes a **lane**: a producer of this process with rising numbers, since the engine keeps a head for every
 //! producer it ever saw. A call that breaks off is simply repeated: rows with the same key replace themselves.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::record_batch::RecordBatch;
 use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_descriptor::DescriptorType;
 use arrow_flight::{FlightData, FlightDescriptor, PutResult};
 use bytes::Bytes;
+use futures::FutureExt;
 use futures::stream::{self, BoxStream, Stream, StreamExt};
 use parking_lot::Mutex;
 use serde_json::json;
@@ -113,8 +116,7 @@ pub(crate) async fn put(
     };
     let table = table(first.flight_descriptor.as_ref())?;
     let lane = lanes.take(limits.turn_wait).await?;
-    let messages = stream::once(async { Ok(first) }).chain(incoming).map(|message| uncompressed(message?));
-    let batches = FlightRecordBatchStream::new_from_flight_data(messages.map(|m| m.map_err(FlightError::from)));
+    let batches = record_batches(stream::once(async { Ok(first) }).chain(incoming));
     let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
     let wait = limits.stall;
     tokio::spawn(async move {
@@ -159,13 +161,9 @@ impl Call {
     ) -> Result<TakenLane, Status> {
         let mut incoming: Option<Arc<Incoming>> = None;
         loop {
-            let next = tokio::time::timeout(self.stall, batches.next()).await.map_err(|_| {
+            let rows = tokio::time::timeout(self.stall, next(&mut batches)).await.map_err(|_| {
                 Status::deadline_exceeded(format!("DoPut: no message for {} s", self.stall.as_secs_f64()))
-            })?;
-            let rows = next.transpose().map_err(|error| match error {
-                FlightError::Tonic(status) => *status,
-                other => Status::invalid_argument(format!("DoPut: {other}")),
-            })?;
+            })??;
             if incoming.is_none()
                 && let Some(schema) = batches.schema()
             {
@@ -204,10 +202,53 @@ impl Call {
     }
 }
 
+/// The record batches in the messages of a call.
+fn record_batches(
+    messages: impl Stream<Item = Result<FlightData, Status>> + Send + 'static,
+) -> FlightRecordBatchStream {
+    let messages = messages.map(|message| uncompressed(message?));
+    FlightRecordBatchStream::new_from_flight_data(messages.map(|m| m.map_err(FlightError::from)))
+}
+
+/// The next record batch. After an error there is no other.
+async fn next(batches: &mut FlightRecordBatchStream) -> Result<Option<RecordBatch>, Status> {
+    // The decoder takes lengths and types of a message at their word, and panics where they are wrong.
+    let next = AssertUnwindSafe(batches.next()).catch_unwind().await.map_err(|_| {
+        Status::invalid_argument("DoPut: a message contradicts itself: its buffers or types are not what it says")
+    })?;
+    next.transpose().map_err(|error| match error {
+        FlightError::Tonic(status) => *status,
+        other => Status::invalid_argument(format!("DoPut: {other}")),
+    })
+}
+
+/// What a call with these messages would hand to the engine of `shard_count` shards: the way of a call without its turn,
+/// its checks against tables and its acknowledgements.
+///
+/// # Errors
+/// The status that ends such a call.
+pub fn put_batches(table: &str, messages: Vec<FlightData>, shard_count: u32) -> Result<Vec<Batch>, Status> {
+    let caller = Principal::admin("local");
+    let mut stream = record_batches(stream::iter(messages.into_iter().map(Ok)));
+    let (mut incoming, mut taken) = (None, Vec::new());
+    // All messages are there, so nothing is waited for.
+    while let Some(rows) = next(&mut stream).now_or_never().transpose()?.flatten() {
+        if incoming.is_none()
+            && let Some(schema) = stream.schema()
+        {
+            incoming = Some(Incoming::new(table, schema)?);
+        }
+        if let Some(incoming) = &incoming {
+            taken.extend(incoming.batches(&rows, shard_count, &caller)?);
+        }
+    }
+    Ok(taken)
+}
+
 /// Checks and encodes the rows of one record batch. Blocks.
 fn encode(
     incoming: &Incoming,
-    rows: &arrow::record_batch::RecordBatch,
+    rows: &RecordBatch,
     store: &dyn Store,
     caller: &Principal,
 ) -> Result<Vec<(Batch, Bytes)>, Status> {
@@ -238,10 +279,12 @@ impl AppendSink for Teller {
 fn acknowledge(receiver: mpsc::Receiver<Step>, wait: Duration) -> impl Stream<Item = Result<PutResult, Status>> + Send {
     stream::unfold((Some(receiver), 0), move |(receiver, durable)| async move {
         let mut receiver = receiver?;
-        let durable = match receiver.recv().await? {
-            Step::Sent { rows, fates } => settled(fates, wait).await.map(|()| durable + rows),
-            Step::Failed(status) => Err(status),
-            Step::Done(mut lane) => {
+        let durable = match receiver.recv().await {
+            Some(Step::Sent { rows, fates }) => settled(fates, wait).await.map(|()| durable + rows),
+            Some(Step::Failed(status)) => Err(status),
+            // Whoever takes rows always has a last word; without it an end would pass for success.
+            None => Err(Status::internal("DoPut ended without a result: this is a defect of the node")),
+            Some(Step::Done(mut lane)) => {
                 lane.clean = true;
                 return None;
             }

@@ -7,8 +7,8 @@ use arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray, TimestampMic
 use arrow::ipc::CompressionType;
 use arrow::ipc::writer::IpcWriteOptions;
 use arrow::record_batch::RecordBatch;
-use arrow_flight::FlightDescriptor;
 use arrow_flight::encode::FlightDataEncoderBuilder;
+use arrow_flight::{FlightData, FlightDescriptor, PutResult};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::json;
 use tidewell_engine::storage::Memory;
@@ -47,6 +47,16 @@ async fn put(
 
 async fn put_rows(client: &QueryClient, batches: Vec<RecordBatch>) -> Result<Vec<String>, ClientError> {
     put(client, Some(FlightDescriptor::new_path(vec!["trips".into()])), batches, IpcWriteOptions::default()).await
+}
+
+/// Sends a record batch whose buffers are said to lie behind the end of its message.
+async fn put_cut(client: &QueryClient, table: FlightDescriptor) -> Result<Vec<PutResult>, ClientError> {
+    let rows = stream::iter([Ok(sample(&["truck_1"; 50], 0))]);
+    let whole = FlightDataEncoderBuilder::new().with_flight_descriptor(Some(table)).build(rows);
+    let cut = whole
+        .map_ok(|message| FlightData { data_body: message.data_body.slice(..message.data_body.len() / 2), ..message });
+    let messages: Vec<FlightData> = cut.try_collect().await.unwrap();
+    Ok(client.flight()?.do_put(stream::iter(messages.into_iter().map(Ok))).await?.try_collect().await?)
 }
 
 fn all() -> serde_json::Value {
@@ -162,6 +172,8 @@ async fn what_cannot_be_taken_is_named() {
     };
     let (code, _) = refused(garbage.await.map_err(ClientError::from));
     assert_eq!(code, Code::InvalidArgument);
+    let (code, words) = refused(put_cut(&client, table().unwrap()).await);
+    assert!(code == Code::InvalidArgument && words.contains("contradicts itself"), "{words}");
     assert!(client.tables().await.unwrap().is_empty());
 }
 

@@ -1,0 +1,4 @@
+//! Gives libFuzzer's inputs to `columns::column_round_trip`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| tidewell_fuzz::columns::column_round_trip(data));
