@@ -94,13 +94,18 @@ impl FileHeader {
         if version > FORMAT_VERSION {
             return Err(HeaderFault::Newer(version));
         }
-        Ok(Self {
+        let header = Self {
             shard: u32_at(bytes, 12),
             generation: u64_at(bytes, 16),
             previous_generation: u64_at(bytes, 24),
             previous_end: u64_at(bytes, 32),
             recycled: u32_at(bytes, 40) & FLAG_RECYCLED != 0,
-        })
+        };
+        // Believed, it would say where a file ends that is yet to be written.
+        if header.previous_generation >= header.generation {
+            return Err(HeaderFault::Damaged("file header names itself or a later file as the one before it"));
+        }
+        Ok(header)
     }
 }
 

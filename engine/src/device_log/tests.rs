@@ -62,6 +62,22 @@ fn three_groups(memory: &Memory) -> (Vec<Rec>, [u64; 3]) {
 }
 
 #[test]
+fn a_header_that_names_a_later_file_as_the_one_before_it_is_damage() {
+    let header = |previous_generation| FileHeader {
+        shard: 3,
+        generation: 4,
+        previous_generation,
+        previous_end: 1,
+        recycled: false,
+    };
+    assert_eq!(FileHeader::decode(&header(3).encode()), Ok(header(3)));
+    for later in [4, 5, u64::MAX] {
+        let found = FileHeader::decode(&header(later).encode());
+        assert!(matches!(found, Err(record::HeaderFault::Damaged(_))), "{later}: {found:?}");
+    }
+}
+
+#[test]
 fn committed_records_come_back_in_order_over_many_files() {
     let memory = Memory::new();
     let mut log = open(&memory, START);
