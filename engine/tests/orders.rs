@@ -135,11 +135,23 @@ fn readers_see_every_acknowledged_row_once_while_memtables_become_segments() {
         let world = World::open();
         let movers = movers(&world);
         let sender = spawn(&world, |world| (0..BATCHES).for_each(|number| world.append(number)));
-        let flusher = spawn(&world, |world| (0..2).for_each(|_| world.engine.flush().unwrap()));
+        // A flush of nothing would be over before the first row comes.
+        let flusher = spawn(&world, |world| {
+            for batches in [1, BATCHES - 1] {
+                while world.acked() < batches {
+                    thread::yield_now();
+                }
+                world.engine.flush().unwrap();
+            }
+        });
         let reader = spawn(&world, |world| {
-            let mut before = 0;
-            for _ in 0..4 {
-                let acked = world.acked();
+            let (mut before, mut acked) = (0, 0);
+            // To the end, and some more for what flushes do behind the last batch.
+            for _ in 0..12 {
+                while acked < BATCHES && world.acked() == acked {
+                    thread::yield_now();
+                }
+                acked = world.acked();
                 let times = world.times();
                 assert!(times.iter().copied().eq(0..times.len() as i64), "each row once, in order: {times:?}");
                 assert!(times.len().is_multiple_of(2), "a batch is seen whole: {times:?}");
