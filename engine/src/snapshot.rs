@@ -64,7 +64,7 @@ impl Snapshot {
         let schema = Arc::clone(self.tables.get(name)?);
         let shards = self.shards.iter().map(|view| ShardTable::new(view, &schema.name)).collect();
         let (memory, cache, skipped) = (Arc::clone(&self.memory), Arc::clone(&self.cache), self.skipped.clone());
-        Some(TableView { schema, memory, shards: Arc::new(shards), cache, skipped })
+        Some(TableView(Arc::new(TableMoment { schema, memory, shards, cache, skipped, asked: OnceLock::new() })))
     }
 
     /// Attributes of `device`, if it has any.
@@ -90,16 +90,33 @@ impl Snapshot {
     }
 }
 
-/// One table at one moment.
+/// One table at one moment. Cheap to clone: threads that share it count one thing, not each part of it.
 #[derive(Clone)]
-pub struct TableView {
+pub struct TableView(Arc<TableMoment>);
+
+impl std::ops::Deref for TableView {
+    type Target = TableMoment;
+
+    fn deref(&self) -> &TableMoment {
+        &self.0
+    }
+}
+
+/// What the clones of a [`TableView`] share.
+pub struct TableMoment {
     schema: Arc<TableSchema>,
     memory: Arc<MemoryBudget>,
-    shards: Arc<Vec<ShardTable>>,
+    shards: Vec<ShardTable>,
     /// Where to note what is damaged; `None` makes it an error.
     skipped: Option<Arc<Skipped>>,
     cache: Arc<BlockCache>,
+    /// The fields that were asked for first, and their definitions: a question asks for the same of each device, and
+    /// threads that copy names at a time wait for each other's counters.
+    asked: OnceLock<AskedFields>,
 }
+
+/// Indexes into a schema, and what is there.
+type AskedFields = (Box<[usize]>, Arc<[FieldDef]>);
 
 /// One shard's part of a table, in log order: segments, then memtables.
 struct ShardTable {
@@ -291,7 +308,9 @@ impl TableView {
     }
 
     fn defs(&self, fields: &[usize]) -> Arc<[FieldDef]> {
-        fields.iter().map(|&field| self.schema.fields[field].clone()).collect()
+        let defs = || fields.iter().map(|&field| self.schema.fields[field].clone()).collect();
+        let (asked, known) = self.asked.get_or_init(|| (fields.into(), defs()));
+        if **asked == *fields { Arc::clone(known) } else { defs() }
     }
 
     /// One device's rows of `[start_ns, end_ns)` as parts that are disjoint and in time order; the newest write of each
@@ -420,7 +439,8 @@ impl TableView {
         for same_segment in shard.kept.chunk_by(|a, b| a.meta.segment == b.meta.segment) {
             let here =
                 same_segment.iter().filter(|live| live.meta.time_max >= start_ns && live.meta.time_min <= last_ns);
-            let entries = here.filter_map(|live| live.summary.find(device).transpose()).collect::<Result<Vec<_>>>()?;
+            let found = here.filter_map(|live| live.summary.find_cached(device, &self.cache).transpose());
+            let entries = found.collect::<Result<Vec<_>>>()?;
             if let Some(entry) = entries.first() {
                 let live = same_segment.iter().find(|live| live.meta.id == entry.summary().id());
                 let mask = live.map(|live| shard.masks.mask_kept(&live.meta, device)).unwrap_or_default();
@@ -436,7 +456,8 @@ impl TableView {
                 gone || steps.contains(&summary.meta.step)
             });
             // Rows answer where a summary is damaged; `verify` tells which.
-            let entries: Vec<_> = wanted.filter_map(|summary| summary.summary.find(device).ok().flatten()).collect();
+            let found = |summary: &Arc<LiveSummary>| summary.summary.find_cached(device, &self.cache).ok().flatten();
+            let entries: Vec<_> = wanted.filter_map(found).collect();
             if !entries.is_empty() {
                 let mask = shard.masks.mask(&live.meta, device);
                 sources.push(StepSource::Steps { entries, segment: Some(Arc::clone(&live.segment)), mask });

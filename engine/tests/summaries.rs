@@ -101,12 +101,15 @@ fn check(
             }
             Stretch::Steps(part) => {
                 part.load(&mut steps).unwrap();
-                used += steps.starts.len();
+                used += steps.range.len();
                 let width = part.step().width_ns();
                 let of_rows: Vec<&[(i64, common::Fields)]> =
                     here.chunk_by(|a, b| a.0.div_euclid(width) == b.0.div_euclid(width)).collect();
-                assert_eq!(steps.starts, of_rows.iter().map(|r| r[0].0.div_euclid(width) * width).collect::<Vec<_>>());
-                for (at, here) in of_rows.into_iter().enumerate() {
+                assert_eq!(
+                    steps.starts[steps.range.clone()],
+                    of_rows.iter().map(|r| r[0].0.div_euclid(width) * width).collect::<Vec<_>>()
+                );
+                for (at, here) in steps.range.clone().zip(of_rows) {
                     for (name, field) in names.iter().zip(&steps.fields) {
                         let values: Vec<(i64, &Value)> =
                             here.iter().filter_map(|(time, fields)| Some((*time, fields.get(name)?))).collect();

@@ -10,7 +10,7 @@ use crate::demo::fleet::Rng;
 
 /// Table of the benchmarks.
 pub const TABLE: &str = "readings";
-/// Time between two rows of a device.
+/// Time between two rows of a device, unless told otherwise.
 pub const STEP_NS: i64 = 10_000_000_000;
 /// 2024-01-01: far enough in the past for long runs.
 pub const START_NS: i64 = 1_704_067_200_000_000_000;
@@ -37,6 +37,7 @@ pub struct Fleet {
     /// By walk, then by field.
     walks: Vec<Vec<Values>>,
     names: Vec<String>,
+    step_ns: i64,
 }
 
 impl Fleet {
@@ -55,54 +56,36 @@ impl Fleet {
                 columns
             })
             .collect();
-        Self { walks, names }
+        Self { walks, names, step_ns: STEP_NS }
+    }
+
+    /// The same with rows `step_ns` apart.
+    pub fn with_step(self, step_ns: i64) -> Self {
+        Self { step_ns, ..self }
     }
 
     /// The rows numbered `rows` of each of `devices`, in that order.
     pub fn batch_of(&self, devices: &[Device], rows: &[u64]) -> Batch {
-        let mut runs = DeviceRuns::default();
-        let mut times = Vec::with_capacity(devices.len() * rows.len());
-        for device in devices {
-            runs.push(&device.id, rows.len() as u32);
-            times.extend(rows.iter().map(|&row| START_NS + row as i64 * STEP_NS));
-        }
-        let places = || {
-            devices.iter().flat_map(|device| {
-                let first = device.number / WALKS as u64 * 997;
-                let walk = device.number as usize % WALKS;
-                rows.iter().map(move |&row| (walk, (first + row) as usize % WALK_ROWS))
-            })
-        };
-        let fields = self.names.iter().enumerate().map(|(field, name)| {
-            let values = match &self.walks[0][field] {
-                Values::F64(_) => Values::F64(
-                    places()
-                        .filter_map(
-                            |(walk, at)| if let Values::F64(v) = &self.walks[walk][field] { Some(v[at]) } else { None },
-                        )
-                        .collect(),
-                ),
-                _ => Values::I64(
-                    places()
-                        .filter_map(
-                            |(walk, at)| if let Values::I64(v) = &self.walks[walk][field] { Some(v[at]) } else { None },
-                        )
-                        .collect(),
-                ),
-            };
-            BatchField { name: name.clone(), column: Column { values, validity: None } }
-        });
-        Batch { table: TABLE.into(), devices: runs, fields: fields.collect(), times }
+        let stretches = rows.chunk_by(|a, b| a + 1 == *b).map(|rows| (rows[0], rows.len()));
+        self.stretches(devices, &stretches.collect::<Vec<_>>())
     }
 
     /// Rows `from..from + rows` of each of `devices`.
     pub fn batch(&self, devices: &[Device], from: u64, rows: usize) -> Batch {
+        self.stretches(devices, &[(from, rows)])
+    }
+
+    /// Stretches of rows, each its first and how many, of each of `devices`.
+    fn stretches(&self, devices: &[Device], stretches: &[(u64, usize)]) -> Batch {
+        let rows: usize = stretches.iter().map(|(_, rows)| rows).sum();
         let total = devices.len() * rows;
         let mut runs = DeviceRuns::default();
         let mut times = Vec::with_capacity(total);
         for device in devices {
             runs.push(&device.id, rows as u32);
-            times.extend((0..rows as i64).map(|row| START_NS + (from as i64 + row) * STEP_NS));
+            for (from, rows) in stretches {
+                times.extend((0..*rows as i64).map(|row| START_NS + (*from as i64 + row) * self.step_ns));
+            }
         }
         let fields = self.names.iter().enumerate().map(|(field, name)| {
             let field_type = match self.walks[0][field] {
@@ -117,22 +100,34 @@ impl Fleet {
             }
             for device in devices {
                 // Devices of the same walk start at different places of it.
-                let mut at = (device.number / WALKS as u64 * 997 + from) as usize % WALK_ROWS;
-                let mut left = rows;
-                while left > 0 {
-                    let take = left.min(WALK_ROWS - at);
-                    match (&mut column.values, &self.walks[device.number as usize % WALKS][field]) {
-                        (Values::F64(to), Values::F64(from)) => to.extend_from_slice(&from[at..at + take]),
-                        (Values::I64(to), Values::I64(from)) => to.extend_from_slice(&from[at..at + take]),
-                        _ => unreachable!("all walks have the same types"),
+                let first = device.number / WALKS as u64 * 997;
+                for (from, rows) in stretches {
+                    let mut at = (first + from) as usize % WALK_ROWS;
+                    let mut left = *rows;
+                    while left > 0 {
+                        let take = left.min(WALK_ROWS - at);
+                        match (&mut column.values, &self.walks[device.number as usize % WALKS][field]) {
+                            (Values::F64(to), Values::F64(from)) => append(to, &from[at..at + take]),
+                            (Values::I64(to), Values::I64(from)) => append(to, &from[at..at + take]),
+                            _ => unreachable!("all walks have the same types"),
+                        }
+                        left -= take;
+                        at = 0;
                     }
-                    left -= take;
-                    at = 0;
                 }
             }
             BatchField { name: name.clone(), column }
         });
         Batch { table: TABLE.into(), devices: runs, fields: fields.collect(), times }
+    }
+}
+
+/// Adds `values`; few of them one by one, which costs less than a call.
+fn append<T: Copy>(to: &mut Vec<T>, values: &[T]) {
+    if values.len() < 16 {
+        values.iter().for_each(|&value| to.push(value));
+    } else {
+        to.extend_from_slice(values);
     }
 }
 
@@ -219,6 +214,9 @@ mod tests {
         assert_eq!(joined, first(&whole, 0..1_000));
         let numbers: Vec<u64> = (16_000..16_100).collect();
         assert_eq!(fleet.batch_of(&devices, &numbers), parts[0]);
+        let (mixed, later) = (fleet.batch_of(&devices[..1], &[16_005, 16_006, 16_002]), &whole);
+        assert_eq!(first(&mixed, 0..3), [5, 6, 2].map(|row| first(later, row..row + 1)[0]));
+        assert_eq!(mixed.times, [5, 6, 2].map(|row: usize| later.times[row]));
         let times: Vec<i64> = parts.iter().flat_map(|b| b.times[..100].to_vec()).collect();
         assert_eq!(times, whole.times);
     }

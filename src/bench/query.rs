@@ -7,13 +7,14 @@ use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::fleet::{Device, Fleet, START_NS, STEP_NS, TABLE};
+use super::fleet::{Device, Fleet, START_NS, TABLE};
 use super::{Subject, histogram, milliseconds, round};
 use crate::cli::NodeArgs;
 use crate::connect::Feed;
 use crate::failure::EXIT_OK;
-use crate::units::thousands;
+use crate::units::{Span, thousands};
 
+const HOUR_NS: i64 = 3_600_000_000_000;
 /// Rows of a batch that fills the node.
 const BATCH_ROWS: u64 = 2_160;
 
@@ -26,9 +27,12 @@ pub struct QueryArgs {
     /// Devices
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub devices: u64,
-    /// Hours of rows of each device, one every 10 s
+    /// Hours of rows of each device
     #[arg(long, value_name = "N", default_value_t = 24, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub hours: u64,
+    /// Time between two rows of a device
+    #[arg(long, value_name = "SPAN", default_value = "10s", value_parser = step)]
+    pub step: Span,
     /// How often each question is asked
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub runs: u32,
@@ -55,6 +59,19 @@ pub struct QueryArgs {
     pub json: bool,
 }
 
+impl QueryArgs {
+    fn step_ns(&self) -> i64 {
+        self.step.0.as_nanos() as i64
+    }
+}
+
+/// A time between rows that lets an hour have some.
+fn step(text: &str) -> Result<Span, String> {
+    let span: Span = text.parse()?;
+    let some = (1..=HOUR_NS as u128).contains(&span.0.as_nanos());
+    if some { Ok(span) } else { Err(format!("expected a time of 1ns to 1h, found {text}")) }
+}
+
 /// Runs the measurement and prints it.
 ///
 /// # Errors
@@ -73,7 +90,7 @@ pub async fn run(args: QueryArgs) -> Result<u8> {
 }
 
 async fn measure(args: &QueryArgs, subject: &Subject) -> Result<Value> {
-    let rows = args.hours * 3_600_000_000_000 / STEP_NS as u64;
+    let rows = args.hours * 3_600_000_000_000 / args.step_ns() as u64;
     if !args.no_load {
         fill(args, subject, rows).await?;
     }
@@ -120,7 +137,7 @@ async fn measure(args: &QueryArgs, subject: &Subject) -> Result<Value> {
 }
 
 async fn fill(args: &QueryArgs, subject: &Subject, rows: u64) -> Result<()> {
-    let fleet = Fleet::new(args.seed, 10);
+    let fleet = Fleet::new(args.seed, 10).with_step(args.step_ns());
     let feed = Feed::connect(&subject.target).await?;
     let mut from = 0;
     while from < rows {
@@ -138,10 +155,10 @@ async fn fill(args: &QueryArgs, subject: &Subject, rows: u64) -> Result<()> {
 
 /// Name, rows that lie in its range, and the question.
 fn questions(args: &QueryArgs, rows: u64) -> Vec<(&'static str, u64, Value)> {
-    let end = START_NS + rows as i64 * STEP_NS;
-    let hour_before_end = end - 3_600_000_000_000;
+    let end = START_NS + rows as i64 * args.step_ns();
+    let hour_before_end = end - HOUR_NS;
     let one = json!([Device::new(args.devices / 2).id]);
-    let hour = 360.min(rows);
+    let hour = ((HOUR_NS / args.step_ns()) as u64).min(rows);
     vec![
         ("latest_one", 1, json!({"latest": {"table": TABLE, "devices": one}})),
         ("latest_all", args.devices, json!({"latest": {"table": TABLE, "fields": ["velocity", "fuel_state"]}})),

@@ -5,6 +5,7 @@
 //! chunks there were at its moment sees exactly those, while the writer goes on.
 
 mod gather;
+mod order;
 
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use std::collections::HashMap;
@@ -237,7 +238,8 @@ impl Memtable {
         (gather::gather(&chunks, &[&runs], schema, fields).pop().unwrap_or_default(), complete_from)
     }
 
-    /// All rows of a sealed memtable's table, device by device in ascending order of id, every field, in log order.
+    /// All rows of a sealed memtable's table, device by device in ascending order of id, every field, in order of time. Rows
+    /// of one time are in log order, and may all be there.
     ///
     /// # Errors
     /// Whatever `visit` returns.
@@ -249,11 +251,26 @@ impl Memtable {
         let tables = self.tables.read();
         let Some(table) = tables.get(&schema.name) else { return Ok(()) };
         let fields: Vec<usize> = (0..schema.fields.len()).collect();
+        // A later row takes the place of an earlier one when it has a value in every field.
+        let full = |chunk: &Arc<Chunk>, field: usize| {
+            let column = chunk.columns.get(field).and_then(Option::as_ref);
+            column.is_some_and(|column| column.validity.is_none())
+        };
+        let last_wins = table.chunks.iter().all(|chunk| fields.iter().all(|&field| full(chunk, field)));
+        let times: Vec<&[i64]> = table.chunks.iter().map(|chunk| &chunk.times[..]).collect();
         let mut order: Vec<&DeviceRuns> = table.devices.iter().collect();
         order.sort_unstable_by(|a, b| a.id.cmp(&b.id));
         for group in order.chunks(GATHER_DEVICES) {
+            let sorted: Vec<Option<Vec<Run>>> = group
+                .iter()
+                .map(|device| match device.rising_to {
+                    i64::MAX => order::in_time_order(&times, &device.runs, last_wins),
+                    _ => None,
+                })
+                .collect();
             let lost = usize::from(planted::is(Bug::RotationLosesChunk));
-            let runs: Vec<&[Run]> = group.iter().map(|device| &device.runs[..device.runs.len() - lost]).collect();
+            let runs = group.iter().zip(&sorted).map(|(device, sorted)| sorted.as_deref().unwrap_or(&device.runs));
+            let runs: Vec<&[Run]> = runs.map(|runs| &runs[..runs.len() - lost]).collect();
             let gathered = gather::gather(&table.chunks, &runs, schema, &fields);
             for (device, rows) in group.iter().zip(gathered) {
                 let received_ns = (device.received_first_ns, device.received_last_ns);

@@ -1,11 +1,11 @@
-//! Owns decoded columns of blocks that are read again and again, within a bound of bytes; does not decode.
+//! Owns decoded columns of blocks and of summaries that are read again and again, within a bound of bytes; does not decode.
 //!
 //! Keys name immutable bytes: segment ids never repeat, so nothing is ever stale, and columns of segments that are gone
 //! are the first to go when room is needed. While there is room everything that is read is kept; then a column is kept
 //! when it was read twice within a while, so that one long scan does not push out what is asked every second.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::hash_map::Entry as Place;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -14,6 +14,7 @@ use crate::sync::Mutex;
 use tidewell_codec::{NarrowColumn, NarrowTimes};
 
 use crate::memory::{Class, MemoryBudget};
+use crate::summary::Entry;
 
 /// Parts with a lock each.
 const SHARDS: usize = 16;
@@ -22,19 +23,22 @@ const ENTRY_BYTES: usize = 128;
 /// Keys of each part that were refused last and are kept when they come again.
 const REFUSED: usize = 4_096;
 
-/// What is kept: the times or one field of one block.
+/// What is kept: the times or one field of one block of a segment, or of one device's entry in a summary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CacheKey {
-    /// Id of the segment.
+    /// Id of the segment or the summary, which share their numbers.
     pub segment: u64,
-    /// Where the block's data begins.
+    /// Where the block's data or the entry begins.
     pub block: u64,
-    /// Index into the segment's schema; [`CacheKey::TIMES`] stands for the times.
+    /// Index into the schema of the file, or one of the constants.
     pub field: u32,
 }
 
 impl CacheKey {
+    /// The times of a block.
     pub(crate) const TIMES: u32 = u32::MAX;
+    /// What an entry says of all fields.
+    pub(crate) const ENTRY: u32 = u32::MAX;
 
     fn mixed(self) -> u64 {
         let mixed = (self.segment.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ self.block)
@@ -68,11 +72,12 @@ impl Hasher for Mixed {
     }
 }
 
-/// A decoded column or the times of a block.
+/// A decoded column or the times of a block, or the steps of a summary.
 #[derive(Clone, Debug)]
 pub(crate) enum Cached {
     Column(Arc<NarrowColumn>),
     Times(Arc<NarrowTimes>),
+    Entry(Arc<Entry>),
 }
 
 impl Cached {
@@ -81,6 +86,7 @@ impl Cached {
             + match self {
                 Self::Column(column) => column.bytes(),
                 Self::Times(times) => times.bytes(),
+                Self::Entry(entry) => entry.bytes(),
             }
     }
 }
@@ -92,7 +98,7 @@ pub struct CacheFigures {
     pub limit: u64,
     /// Bytes that it holds, about.
     pub bytes: u64,
-    /// Columns and times that it holds.
+    /// Columns, times and steps that it holds.
     pub entries: u64,
     /// Reads that were answered.
     pub hits: u64,
@@ -102,7 +108,7 @@ pub struct CacheFigures {
     pub evicted: u64,
 }
 
-/// Decoded columns of blocks, shared by all queries.
+/// Decoded columns of blocks and summaries, shared by all queries.
 pub struct BlockCache {
     shards: [Mutex<Shard>; SHARDS],
     limit: AtomicUsize,
@@ -195,7 +201,7 @@ impl BlockCache {
     /// Whether something of about `bytes` that was just missed would be kept; the second time it is.
     pub(crate) fn wants(&self, key: CacheKey, bytes: usize) -> bool {
         let share = self.share();
-        if bytes > share / 4 {
+        if !self.fits(bytes) {
             return false;
         }
         let mut shard = self.shard(key).lock();
@@ -221,7 +227,7 @@ impl BlockCache {
         self.make_room(&mut shard, bytes);
         let shard = &mut *shard;
         // Two readers may have decoded it at a time.
-        if let Entry::Vacant(entry) = shard.slots.entry(key) {
+        if let Place::Vacant(entry) = shard.slots.entry(key) {
             entry.insert(shard.ring.len());
             shard.ring.push(Slot { key, value, bytes, read: false });
             shard.bytes += bytes;
@@ -230,6 +236,27 @@ impl BlockCache {
                 memory.add(Class::Cache, bytes as u64);
             }
         }
+    }
+
+    /// Whether a part of about `bytes` is small enough to be kept at all.
+    pub(crate) fn fits(&self, bytes: usize) -> bool {
+        bytes <= self.share() / 4
+    }
+
+    /// Counts `bytes` more for what is kept under `key`, in the place of others when there is no room. What has gone in the
+    /// meantime is its readers' alone.
+    pub(crate) fn grow(&self, key: CacheKey, bytes: usize) {
+        let mut shard = self.shard(key).lock();
+        let shard = &mut *shard;
+        let Some(&at) = shard.slots.get(&key) else { return };
+        let slot = &mut shard.ring[at];
+        (slot.bytes, slot.read) = (slot.bytes + bytes, true);
+        shard.bytes += bytes;
+        self.bytes.fetch_add(bytes, Relaxed);
+        if let Some(memory) = &self.memory {
+            memory.add(Class::Cache, bytes as u64);
+        }
+        self.make_room(shard, 0);
     }
 
     /// Lets go of what was not read since the hand came by, until `bytes` more fit.
@@ -348,6 +375,21 @@ mod tests {
         drop(cache);
         assert_eq!(memory.used(Class::Cache), 0);
         assert_eq!(BlockCache::within(&memory, usize::MAX).figures().limit, memory.share(Class::Cache));
+    }
+
+    #[test]
+    fn what_grows_is_counted_until_it_goes() {
+        let memory = MemoryBudget::new(1 << 30);
+        let cache = BlockCache::within(&memory, 64 << 10);
+        cache.insert(key(1), times(16));
+        let before = cache.bytes();
+        cache.grow(key(1), 1_000);
+        cache.grow(key(2), 1_000);
+        assert_eq!((cache.bytes(), memory.used(Class::Cache)), (before + 1_000, before as u64 + 1_000));
+        // More than there is room for: it goes, with all that it grew by.
+        cache.grow(key(1), 64 << 10);
+        assert_eq!((cache.bytes(), memory.used(Class::Cache)), (0, 0));
+        assert!(cache.fits(1_024) && !cache.fits(1_025));
     }
 
     #[test]

@@ -36,6 +36,11 @@ impl<'a> Cursor<'a> {
         Ok(&rest[..count])
     }
 
+    /// How many bytes were read.
+    pub(crate) fn position(&self) -> usize {
+        self.at
+    }
+
     pub(crate) fn byte(&mut self, what: &'static str) -> Result<u8, Flaw> {
         Ok(self.take(1, what)?[0])
     }

@@ -2,6 +2,8 @@
 //!
 //! Fixed-width entries come first, so that a look-up is a binary search in the mapped bytes and nothing is parsed at open.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use super::bytes::{Cursor, Flaw, u32_at, u64_at};
 use super::format::{CRC_LEN, DEVICES_PER_PAGE, put_crc};
 
@@ -60,6 +62,24 @@ impl IndexBuilder {
         root.extend_from_slice(&self.first_ids);
         put_crc(&mut root, 0);
         (self.pages, root, self.root.len() as u32)
+    }
+}
+
+/// A bit for each index page whose checksum was found good: the file does not change while it is mapped.
+pub(crate) struct CheckedPages(Box<[AtomicU64]>);
+
+impl CheckedPages {
+    /// None of `pages` yet.
+    pub(crate) fn new(pages: u32) -> Self {
+        Self((0..pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    pub(crate) fn contains(&self, page: usize) -> bool {
+        self.0[page / 64].load(Relaxed) >> (page % 64) & 1 == 1
+    }
+
+    pub(crate) fn insert(&self, page: usize) {
+        self.0[page / 64].fetch_or(1 << (page % 64), Relaxed);
     }
 }
 

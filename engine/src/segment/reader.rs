@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use tidewell_codec::{
     CodecError, Column, NarrowColumn, NarrowTimes, Tier, decode_column_into, decode_narrow, decode_times_into,
@@ -11,7 +11,7 @@ use tidewell_codec::{
 use super::bytes::{Flaw, u32_at};
 use super::directory::{BlockEntry, Chunk, Meta, decode_directory, decode_meta};
 use super::format::{CRC_LEN, HEADER_START_LEN, Header, MAGIC, TRAILER_LEN, Trailer, VERSION};
-use super::index::{Page, Root};
+use super::index::{CheckedPages, Page, Root};
 use super::segment_id;
 use super::stats::empty_stats;
 use crate::damage::{DamagedPlace, KnownDamage, cause_of};
@@ -27,8 +27,7 @@ pub struct Segment {
     header: Header,
     pub(super) trailer: Trailer,
     known_damage: KnownDamage,
-    /// A bit for each index page whose checksum was found good: the file does not change while it is mapped.
-    pages_checked: Box<[AtomicU64]>,
+    pages_checked: CheckedPages,
 }
 
 impl std::fmt::Debug for Segment {
@@ -78,7 +77,7 @@ impl Segment {
         let root_len = trailer_offset as u64 - trailer.root_offset;
         let root = checked(name, &bytes, trailer.root_offset, root_len)?;
         Root::new(root, trailer.pages).map_err(flawed(trailer.root_offset))?;
-        let pages_checked = (0..trailer.pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        let pages_checked = CheckedPages::new(trailer.pages);
         let (name, known_damage) = (name.to_owned(), KnownDamage::default());
         Ok(Arc::new(Self { name, header, trailer, bytes, known_damage, pages_checked }))
     }
@@ -237,14 +236,13 @@ impl Segment {
     /// Index page `at` and its offset.
     pub(super) fn page(&self, at: usize) -> Result<(Page<'_>, u64)> {
         let (offset, len) = self.root()?.page(at);
-        let (word, bit) = (&self.pages_checked[at / 64], 1 << (at % 64));
-        let bytes = if word.load(Relaxed) & bit == 0 {
-            let bytes = self.checked(offset, u64::from(len))?;
-            word.fetch_or(bit, Relaxed);
-            bytes
-        } else {
+        let bytes = if self.pages_checked.contains(at) {
             // It was inside the file and had a checksum when it was checked.
             &self.bytes[offset as usize..(offset + u64::from(len)) as usize - CRC_LEN]
+        } else {
+            let bytes = self.checked(offset, u64::from(len))?;
+            self.pages_checked.insert(at);
+            bytes
         };
         let page = Page::new(bytes).map_err(self.flawed(offset))?;
         Ok((page, offset))

@@ -70,8 +70,8 @@ fn dump_device(device: &str, entry: &SummaryEntry, out: &mut dyn Write) -> fmt::
     if let Err(error) = entry.load(i64::MIN..i64::MAX, fields, &mut rows) {
         return writeln!(out, "  {error}");
     }
-    for (at, start) in rows.starts.iter().enumerate() {
-        writeln!(out, "  step {start}")?;
+    for at in rows.range.clone() {
+        writeln!(out, "  step {}", rows.starts[at])?;
         for (field, def) in rows.fields.iter().zip(fields).filter(|(field, _)| field.count[at] > 0) {
             let sum = match &field.sum {
                 StepSums::F64(sums) => format!("{:?}", sums[at]),

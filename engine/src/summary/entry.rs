@@ -5,6 +5,7 @@
 //! the first and the last came), decimals are integers, and a value that lies near another is stored relative to it.
 
 use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
 use tidewell_codec::{
     Bitmap, Column, FieldType, Tier, Values, decode_column_into, decode_times_into, encode_column, encode_times,
@@ -285,20 +286,40 @@ impl EntryHead {
     }
 }
 
-/// An entry whose fields can be read one by one; its checksum was checked.
-pub(crate) struct Entry<'a> {
+/// What an entry says of all fields; their bodies are read one by one. Its checksum was checked.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub head: EntryHead,
     step: Step,
+    /// Bytes of the entry without its checksum.
+    pub len: usize,
+    /// Where the steps begin.
+    pub starts: Arc<[i64]>,
     /// Numbers of the steps; what follows is parallel to them.
     pub numbers: Vec<i64>,
     pub rows: Vec<i64>,
     pub first_row: Vec<i64>,
     pub last_row: Vec<i64>,
-    /// For each field of the summary's schema its body.
-    bodies: Vec<Option<&'a [u8]>>,
+    /// For each field of the summary's schema where its body is among the bytes of the entry.
+    bodies: Vec<Option<Range<usize>>>,
+    /// For each field of the summary's schema its steps, once somebody kept them here.
+    pub kept: Box<[OnceLock<Arc<StepField>>]>,
 }
 
-impl<'a> Entry<'a> {
-    pub(crate) fn decode(bytes: &'a [u8], step: Step, fields: usize) -> Result<Self, Flaw> {
+impl Entry {
+    /// Memory that an entry of `steps` steps and `fields` fields takes, about.
+    pub(crate) fn bytes_of(steps: usize, fields: usize) -> usize {
+        size_of::<Self>()
+            + steps * 5 * 8
+            + fields * (size_of::<Option<Range<usize>>>() + size_of::<OnceLock<Arc<StepField>>>())
+    }
+
+    /// Memory that it takes, about.
+    pub(crate) fn bytes(&self) -> usize {
+        Self::bytes_of(self.numbers.len(), self.bodies.len())
+    }
+
+    pub(crate) fn decode(bytes: &[u8], step: Step, fields: usize) -> Result<Self, Flaw> {
         const STEPS: &str = "steps that rise from the first row's to the last row's";
         let mut cursor = Cursor::new(bytes);
         let head = EntryHead::decode(&mut cursor)?;
@@ -333,11 +354,16 @@ impl<'a> Entry<'a> {
         }
         let mut bodies = Vec::with_capacity(fields);
         for len in lens {
-            let body = len.map(|len| cursor.take(usize::try_from(len).unwrap_or(usize::MAX), "the body of a field"));
+            let body = len.map(|len| {
+                let body = cursor.take(usize::try_from(len).unwrap_or(usize::MAX), "the body of a field")?;
+                Ok(cursor.position() - body.len()..cursor.position())
+            });
             bodies.push(body.transpose()?);
         }
         cursor.end("the end of an entry")?;
-        Ok(Self { step, numbers, rows, first_row, last_row, bodies })
+        let starts = numbers.iter().map(|number| step.start_of(*number)).collect();
+        let kept = (0..fields).map(|_| OnceLock::new()).collect();
+        Ok(Self { head, step, len: bytes.len(), starts, numbers, rows, first_row, last_row, bodies, kept })
     }
 
     /// The steps whose numbers lie in `range`.
@@ -346,16 +372,17 @@ impl<'a> Entry<'a> {
         start..self.numbers.partition_point(|number| *number < numbers.end).max(start)
     }
 
-    /// The steps `range` of a field of `field_type`: `field` is its index in the summary's schema, `None` when the
-    /// summary does not know it.
+    /// The steps `range` of a field of `field_type`, out of the `bytes` that it was decoded from: `field` is its index in
+    /// the summary's schema, `None` when the summary does not know it.
     pub(crate) fn field(
         &self,
+        bytes: &[u8],
         field: Option<usize>,
         field_type: FieldType,
         range: Range<usize>,
     ) -> Result<StepField, Flaw> {
-        match field.and_then(|at| self.bodies[at]) {
-            Some(body) => self.decode_field(body, field_type, range),
+        match field.and_then(|at| self.bodies[at].clone()) {
+            Some(body) => self.decode_field(&bytes[body], field_type, range),
             None => Ok(empty_field(field_type, range.len())),
         }
     }

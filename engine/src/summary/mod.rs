@@ -27,7 +27,7 @@ use std::sync::Arc;
 pub(crate) use build::rewrite_without;
 pub use build::{SummaryBuild, build_for_segment};
 pub use dump::dump;
-pub(crate) use entry::STEPS_MAX;
+pub(crate) use entry::{Entry, STEPS_MAX};
 pub use live::LiveSummary;
 pub use reader::{Summary, SummaryEntry};
 pub use types::{Step, StepField, StepPart, StepRows, StepSums, Stretch};

@@ -54,6 +54,8 @@ struct Interval {
     first: i64,
     last: i64,
     source: usize,
+    /// The last of the ends of this one and all before it.
+    until: i64,
 }
 
 /// A run of steps of one source that is used.
@@ -112,27 +114,38 @@ fn intervals(sources: &[StepSource], question: &StepQuestion<'_>) -> Vec<Interva
             StepSource::Rows(Source::Blocks(blocks) | Source::Masked(blocks, _)) => {
                 out.extend(blocks.overlapping(question.first, question.last).map(|at| {
                     let meta = blocks.meta(at);
-                    Interval { first: meta.time_min, last: meta.time_max, source }
+                    Interval::new(meta.time_min, meta.time_max, source)
                 }));
             }
             StepSource::Rows(Source::Rows(rows)) => {
                 let mut from = 0;
                 for at in 1..=rows.times.len() {
                     if at == rows.times.len() || rows.times[at].saturating_sub(rows.times[at - 1]) > APART_NS {
-                        out.push(Interval { first: rows.times[from], last: rows.times[at - 1], source });
+                        out.push(Interval::new(rows.times[from], rows.times[at - 1], source));
                         from = at;
                     }
                 }
             }
             StepSource::Steps { entries, .. } => {
                 let (first, last) = extent(entries);
-                out.push(Interval { first, last, source });
+                out.push(Interval::new(first, last, source));
             }
         }
     }
     out.retain(|i| i.first <= question.last && i.last >= question.first);
     out.sort_unstable_by_key(|i| i.first);
+    let mut until = i64::MIN;
+    for interval in &mut out {
+        until = until.max(interval.last);
+        interval.until = until;
+    }
     out
+}
+
+impl Interval {
+    fn new(first: i64, last: i64, source: usize) -> Self {
+        Self { first, last, source, until: last }
+    }
 }
 
 /// First and last time of the rows of which steps tell.
@@ -149,10 +162,14 @@ fn runs_of(
     question: &StepQuestion<'_>,
 ) -> Vec<Run> {
     let (own_first, own_last) = extent(entries);
-    // Times at which no other source has rows.
+    // Times at which no other source has rows, as far as its own reach: a table of years has many sources.
     let mut free: Vec<(i64, i64)> = Vec::new();
-    let mut next = Some(question.first);
-    for other in intervals.iter().filter(|i| i.source != at && !planted::is(Bug::StaleSummary)) {
+    let near = intervals.partition_point(|i| i.until < own_first);
+    let mut next = Some(match near.checked_sub(1) {
+        Some(before) => question.first.max(intervals[before].until + 1),
+        None => question.first,
+    });
+    for other in intervals[near..].iter().filter(|i| i.source != at && !planted::is(Bug::StaleSummary)) {
         if let Some(first) = next.filter(|first| *first < other.first) {
             free.push((first, other.first - 1));
         }
@@ -160,6 +177,9 @@ fn runs_of(
             (Some(next), Some(after)) => Some(next.max(after)),
             _ => None,
         };
+        if other.first > own_last {
+            break;
+        }
     }
     free.extend(next.filter(|first| *first <= question.last).map(|first| (first, question.last)));
     free.retain(|(first, last)| *last >= own_first && *first <= own_last);

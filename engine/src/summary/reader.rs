@@ -1,19 +1,21 @@
 //! Owns reading a summary: every look-up checks bounds and checksums of what it touches; keeps nothing per device.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::aggregate::DeviceSteps;
 use super::entry::{Entry, EntryHead};
 use super::format::{Header, MAGIC, TRAILER_LEN, Trailer, VERSION};
 use super::summary_id;
-use super::types::{Step, StepRows};
+use super::types::{Step, StepField, StepRows};
 use crate::error::{Error, Result};
+use crate::scan::BlockCache;
+use crate::scan::cache::{CacheKey, Cached};
 use crate::segment::bytes::{Cursor, Flaw, u32_at};
 use crate::segment::format::{CRC_LEN, HEADER_START_LEN};
-use crate::segment::index::{Page, Root};
+use crate::segment::index::{CheckedPages, Page, Root};
 use crate::segment::reader::checked;
 use crate::storage::{Mapped, Storage};
-use crate::types::{FieldDef, TableSchema};
+use crate::types::{FieldDef, FieldType, TableSchema};
 
 /// An open summary. It stays readable while held, even when its file was removed.
 pub struct Summary {
@@ -21,6 +23,7 @@ pub struct Summary {
     bytes: Mapped,
     header: Header,
     pub(super) trailer: Trailer,
+    pages_checked: CheckedPages,
 }
 
 impl std::fmt::Debug for Summary {
@@ -69,7 +72,8 @@ impl Summary {
         let root_len = trailer_offset as u64 - trailer.root_offset;
         let root = checked(name, &bytes, trailer.root_offset, root_len)?;
         Root::new(root, trailer.pages).map_err(flawed(trailer.root_offset))?;
-        Ok(Arc::new(Self { name: name.to_owned(), header, trailer, bytes }))
+        let pages_checked = CheckedPages::new(trailer.pages);
+        Ok(Arc::new(Self { name: name.to_owned(), header, trailer, bytes, pages_checked }))
     }
 
     /// The file, relative to the data directory.
@@ -137,15 +141,47 @@ impl Summary {
     /// # Errors
     /// Damage of the index or of the device's entry.
     pub fn find(self: &Arc<Self>, device: &str) -> Result<Option<SummaryEntry>> {
+        self.slot_of(device)?.map(|(page, slot)| self.entry(page, slot)).transpose()
+    }
+
+    /// The same, for a reader that may soon be back: what it decodes is kept in `cache`.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub(crate) fn find_cached(self: &Arc<Self>, device: &str, cache: &Arc<BlockCache>) -> Result<Option<SummaryEntry>> {
+        let Some((page, slot)) = self.slot_of(device)? else { return Ok(None) };
+        let key = self.entry_key(page.directory(slot).0);
+        let mut found = match cache.get(key) {
+            Some(Cached::Entry(entry)) => SummaryEntry {
+                summary: Arc::clone(self),
+                head: entry.head,
+                offset: key.block,
+                len: entry.len + CRC_LEN,
+                opened: Some(entry),
+                cache: None,
+            },
+            _ => self.entry(page, slot)?,
+        };
+        if found.opened.is_none() && cache.wants(key, Entry::bytes_of(found.head.count, self.schema().fields.len())) {
+            let entry = Arc::new(found.decode()?);
+            cache.insert(key, Cached::Entry(Arc::clone(&entry)));
+            found.opened = Some(entry);
+        }
+        found.cache = Some(Arc::clone(cache));
+        Ok(Some(found))
+    }
+
+    fn entry_key(&self, offset: u64) -> CacheKey {
+        CacheKey { segment: self.header.id, block: offset, field: CacheKey::ENTRY }
+    }
+
+    fn slot_of(&self, device: &str) -> Result<Option<(Page<'_>, usize)>> {
         let root = self.root()?;
         let Some(page_at) = root.page_of(device.as_bytes()).map_err(self.flawed(self.trailer.root_offset))? else {
             return Ok(None);
         };
         let (page, offset) = self.page(page_at)?;
-        match page.find(device.as_bytes()).map_err(self.flawed(offset))? {
-            Some(slot) => self.entry(page, slot).map(Some),
-            None => Ok(None),
-        }
+        Ok(page.find(device.as_bytes()).map_err(self.flawed(offset))?.map(|slot| (page, slot)))
     }
 
     /// Devices and their steps, in ascending order; calls `visit` for each until it says no.
@@ -178,7 +214,15 @@ impl Summary {
     /// Index page `at` and its offset.
     pub(super) fn page(&self, at: usize) -> Result<(Page<'_>, u64)> {
         let (offset, len) = self.root()?.page(at);
-        let page = Page::new(checked(&self.name, &self.bytes, offset, u64::from(len))?).map_err(self.flawed(offset))?;
+        let bytes = if self.pages_checked.contains(at) {
+            // It was inside the file and had a checksum when it was checked.
+            &self.bytes[offset as usize..(offset + u64::from(len)) as usize - CRC_LEN]
+        } else {
+            let bytes = checked(&self.name, &self.bytes, offset, u64::from(len))?;
+            self.pages_checked.insert(at);
+            bytes
+        };
+        let page = Page::new(bytes).map_err(self.flawed(offset))?;
         Ok((page, offset))
     }
 
@@ -186,7 +230,8 @@ impl Summary {
         let (offset, len) = page.directory(slot);
         let bytes = checked(&self.name, &self.bytes, offset, u64::from(len))?;
         let head = EntryHead::decode(&mut Cursor::new(bytes)).map_err(self.flawed(offset))?;
-        Ok(SummaryEntry { summary: Arc::clone(self), head, offset, len: len as usize })
+        let summary = Arc::clone(self);
+        Ok(SummaryEntry { summary, head, offset, len: len as usize, opened: None, cache: None })
     }
 
     pub(super) fn flawed(&self, base: u64) -> impl Fn(Flaw) -> Error + '_ {
@@ -201,6 +246,10 @@ pub struct SummaryEntry {
     head: EntryHead,
     pub(super) offset: u64,
     pub(super) len: usize,
+    /// What was decoded of it before.
+    opened: Option<Arc<Entry>>,
+    /// Where to keep what is decoded.
+    cache: Option<Arc<BlockCache>>,
 }
 
 impl SummaryEntry {
@@ -224,26 +273,48 @@ impl SummaryEntry {
         self.head.received
     }
 
-    /// Appends the steps `numbers` with the `fields` of a scan, whose names they have in the table now.
+    /// Gives the steps `numbers` with the `fields` of a scan, whose names they have in the table now.
     ///
     /// # Errors
     /// Contents that contradict each other.
     pub fn load(&self, numbers: std::ops::Range<i64>, fields: &[FieldDef], rows: &mut StepRows) -> Result<()> {
-        let entry = self.decode()?;
-        let range = entry.find(numbers);
-        let step = self.summary.step();
-        rows.clear(&[]);
-        rows.starts.extend(entry.numbers[range.clone()].iter().map(|number| step.start_of(*number)));
+        let decoded;
+        let entry = match &self.opened {
+            Some(entry) => &**entry,
+            None => {
+                decoded = self.decode()?;
+                &decoded
+            }
+        };
+        rows.fields.clear();
+        rows.range = entry.find(numbers);
+        rows.starts = Arc::clone(&entry.starts);
         for field in fields {
             let known = self.summary.schema().field(&field.name);
             if let Some((_, known)) = known.filter(|(_, known)| known.field_type != field.field_type) {
                 let expected = format!("field {} of type {}", field.name, field.field_type);
                 return Err(Error::corruption(self.summary.name(), 0, expected, known.field_type.name()));
             }
-            let steps = entry.field(known.map(|(at, _)| at), field.field_type, range.clone());
-            rows.fields.push(steps.map_err(self.summary.flawed(self.offset))?);
+            rows.fields.push(self.field(entry, known.map(|(at, _)| at), field.field_type)?);
         }
         Ok(())
+    }
+
+    /// All steps of one field: `at` is its index in the summary's schema.
+    fn field(&self, entry: &Entry, at: Option<usize>, field_type: FieldType) -> Result<Arc<StepField>> {
+        let place = at.and_then(|at| entry.kept.get(at));
+        if let Some(steps) = place.and_then(OnceLock::get) {
+            return Ok(Arc::clone(steps));
+        }
+        let steps = entry.field(self.bytes(), at, field_type, 0..entry.numbers.len());
+        let steps = Arc::new(steps.map_err(self.summary.flawed(self.offset))?);
+        if let (Some(place), Some(cache)) = (place, &self.cache)
+            && cache.fits(steps.bytes())
+            && place.set(Arc::clone(&steps)).is_ok()
+        {
+            cache.grow(self.summary.entry_key(self.offset), steps.bytes());
+        }
+        Ok(steps)
     }
 
     /// The steps for which `gone` is false.
@@ -259,17 +330,20 @@ impl SummaryEntry {
             out.first_row.extend_from_slice(&entry.first_row[range.clone()]);
             out.last_row.extend_from_slice(&entry.last_row[range.clone()]);
             for (at, (own, field)) in out.fields.iter_mut().zip(fields).enumerate() {
-                let steps = entry.field(Some(at), field.field_type, range.clone());
+                let steps = entry.field(self.bytes(), Some(at), field.field_type, range.clone());
                 own.append(steps.map_err(self.summary.flawed(self.offset))?);
             }
         }
         Ok(out)
     }
 
-    pub(super) fn decode(&self) -> Result<Entry<'_>> {
-        let start = self.offset as usize;
-        let bytes = &self.summary.bytes[start..start + self.len - CRC_LEN];
-        Entry::decode(bytes, self.summary.step(), self.summary.schema().fields.len())
+    pub(super) fn decode(&self) -> Result<Entry> {
+        Entry::decode(self.bytes(), self.summary.step(), self.summary.schema().fields.len())
             .map_err(self.summary.flawed(self.offset))
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        let start = self.offset as usize;
+        &self.summary.bytes[start..start + self.len - CRC_LEN]
     }
 }

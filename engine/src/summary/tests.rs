@@ -9,7 +9,7 @@ use super::plan::{StepQuestion, StepSource, plan_steps};
 use super::verify::same_field;
 use super::*;
 use crate::limits::DAY_NS;
-use crate::scan::{Mask, Source, plan};
+use crate::scan::{BlockCache, Mask, Source, plan};
 use crate::segment::tests::{Chance, schema, spec};
 use crate::segment::{Segment, SegmentWriter, segment_name};
 use crate::storage::{Memory, Storage};
@@ -223,10 +223,10 @@ fn steps_come_back_as_the_definition_has_them() {
                 let mut found = StepRows::default();
                 entry.load(i64::MIN..i64::MAX, &schema.fields, &mut found).unwrap();
                 let expected = naive(rows, &schema.fields, summary.step());
-                assert_eq!(found.starts, expected.iter().map(|e| e.0).collect::<Vec<_>>());
+                assert_eq!(found.starts[found.range.clone()], expected.iter().map(|e| e.0).collect::<Vec<_>>());
                 for (at, (start, fields)) in expected.iter().enumerate() {
                     for (field, expected) in fields.iter().enumerate() {
-                        let found = one(&found.fields[field], at);
+                        let found = one(&found.fields[field], found.range.start + at);
                         assert!(same_field(&found, expected), "seed {seed} {device} {start}: {found:?} {expected:?}");
                     }
                 }
@@ -306,12 +306,44 @@ fn forged_entries_are_refused_or_read_but_never_a_panic() {
             bytes[at] ^= flip;
             if let Ok(entry) = super::entry::Entry::decode(&bytes, Step::Hour, schema.fields.len()) {
                 for (field, def) in schema.fields.iter().enumerate() {
-                    let _ = entry.field(Some(field), def.field_type, 0..entry.numbers.len());
+                    let _ = entry.field(&bytes, Some(field), def.field_type, 0..entry.numbers.len());
                 }
             }
             bytes[at] ^= flip;
         }
     }
+}
+
+#[test]
+fn what_is_decoded_is_kept_while_there_is_room() {
+    let schema = all_types();
+    let storage: Arc<dyn Storage> = Arc::new(Memory::new());
+    let rows = rows(&schema, 2_000, START, 90_000_000_000, &mut Chance(21));
+    let (_, metas) = write(&storage, &schema, 1, &[("a".into(), rows.clone()), ("b".into(), rows)], &[Step::Hour]);
+    let summary = open(&storage, &metas).remove(0);
+    let mut expected = StepRows::default();
+    summary.find("b").unwrap().unwrap().load(i64::MIN..i64::MAX, &schema.fields, &mut expected).unwrap();
+
+    let (roomy, full) = (Arc::new(BlockCache::new(16 << 20)), Arc::new(BlockCache::new(0)));
+    let load = |cache: &Arc<BlockCache>, device: &str| {
+        let mut found = StepRows::default();
+        let entry = summary.find_cached(device, cache).unwrap().unwrap();
+        entry.load(i64::MIN..i64::MAX, &schema.fields, &mut found).unwrap();
+        found
+    };
+    // Of NaN the bits count.
+    let same = |found: &StepRows| format!("{found:?}") == format!("{expected:?}");
+    assert!(same(&load(&roomy, "b")) && same(&load(&full, "b")));
+    let figures = roomy.figures();
+    assert_eq!((figures.hits, figures.entries), (0, 1));
+    let (first, second) = (load(&roomy, "b"), load(&roomy, "b"));
+    assert!(same(&first) && first.fields.iter().zip(&second.fields).all(|(a, b)| Arc::ptr_eq(a, b)));
+    assert_eq!((roomy.figures().hits, roomy.figures().misses), (2, figures.misses));
+    assert_eq!(roomy.figures().bytes, figures.bytes);
+    load(&roomy, "a");
+    assert_eq!(roomy.figures().entries, 2);
+    assert_eq!((full.figures().entries, full.bytes()), (0, 0));
+    assert!(same(&load(&full, "b")));
 }
 
 #[test]
@@ -324,8 +356,9 @@ fn integer_sums_beyond_64_bits_are_absent() {
     let steps = builder.end_device().unwrap();
     let mut bytes = Vec::new();
     super::entry::encode_entry(&steps, Step::Hour, (1, 2), &schema.fields, &mut bytes);
-    let entry = super::entry::Entry::decode(&bytes[..bytes.len() - 4], Step::Hour, 1).unwrap();
-    let field = entry.field(Some(0), FieldType::I64, 0..2).unwrap();
+    bytes.truncate(bytes.len() - 4);
+    let entry = super::entry::Entry::decode(&bytes, Step::Hour, 1).unwrap();
+    let field = entry.field(&bytes, Some(0), FieldType::I64, 0..2).unwrap();
     assert_eq!((field.sum, field.count), (StepSums::None, vec![2, 1]));
     assert_eq!(field.max.values, Values::I64(vec![i64::MAX, -5]));
 }
@@ -357,6 +390,7 @@ fn stretches_are_the_rows() {
     for seed in 1..150u64 {
         let chance = &mut Chance(seed * 104_729);
         let storage: Arc<dyn Storage> = Arc::new(Memory::new());
+        let cache = Arc::new(BlockCache::new([0, 16 << 10, 64 << 20][seed as usize % 3]));
         let mut sources = Vec::new();
         let mut plain = Vec::new();
         let gap = [2_000_000_000, 30_000_000_000, 900_000_000_000][seed as usize % 3];
@@ -387,7 +421,7 @@ fn stretches_are_the_rows() {
             let mut entries: Vec<SummaryEntry> = open(&storage, &metas)
                 .iter()
                 .filter(|_| chance.below(4) > 0)
-                .map(|summary| summary.find("d").unwrap().unwrap())
+                .map(|summary| summary.find_cached("d", &cache).unwrap().unwrap())
                 .collect();
             entries.reverse();
             sources.push(match entries.is_empty() {
@@ -453,13 +487,19 @@ fn stretches_are_the_rows() {
                 Stretch::Steps(part) => {
                     (kinds[1], used) = (true, used + 1);
                     let mut found = StepRows::default();
+                    // The second time out of the cache.
+                    part.load(&mut found).unwrap();
                     part.load(&mut found).unwrap();
                     let expected = naive(&expected, &fields, part.step());
-                    assert_eq!(found.starts, expected.iter().map(|e| e.0).collect::<Vec<_>>(), "seed {seed}");
+                    assert_eq!(
+                        found.starts[found.range.clone()],
+                        expected.iter().map(|e| e.0).collect::<Vec<_>>(),
+                        "seed {seed}"
+                    );
                     for (at, (start, expected)) in expected.iter().enumerate() {
                         assert!(usable(part.step(), *start) && steps.contains(&part.step()));
                         for (field, expected) in expected.iter().enumerate() {
-                            let found = one(&found.fields[field], at);
+                            let found = one(&found.fields[field], found.range.start + at);
                             assert!(same_field(&found, expected), "seed {seed}, {start}: {found:?} {expected:?}");
                         }
                     }

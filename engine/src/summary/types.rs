@@ -133,6 +133,13 @@ impl StepField {
 }
 
 impl StepField {
+    /// Memory that it takes, about.
+    pub(crate) fn bytes(&self) -> usize {
+        let columns = [&self.min, &self.max, &self.first, &self.last];
+        let sums = if let StepSums::None = self.sum { 0 } else { 8 };
+        size_of::<Self>() + self.count.len() * (4 * 8 + sums) + columns.map(Column::memory_bytes).iter().sum::<usize>()
+    }
+
     /// Adds later steps of the same field.
     pub(super) fn append(&mut self, later: Self) {
         self.count.extend(later.count);
@@ -155,22 +162,23 @@ impl StepField {
     }
 }
 
-/// Aggregates of consecutive steps that have rows. A step in which every value of a field is null is here, too, with a
-/// count of 0; a step without rows is not.
+/// Aggregates of consecutive steps that have rows: a range of those that are stored together. A step in which every value
+/// of a field is null is here, too, with a count of 0; a step without rows is not.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StepRows {
+    /// The steps that were asked for, among those of `starts` and of each field.
+    pub range: Range<usize>,
     /// Where the steps begin, rising.
-    pub starts: Vec<i64>,
+    pub starts: Arc<[i64]>,
     /// One for each field of the scan, in its order.
-    pub fields: Vec<StepField>,
+    pub fields: Vec<Arc<StepField>>,
 }
 
 impl StepRows {
-    /// Empties it and gives it one entry for each of `fields`, with the memory it has.
-    pub fn clear(&mut self, fields: &[FieldDef]) {
-        self.starts.clear();
+    /// Empties it.
+    pub fn clear(&mut self) {
+        *self = Self { fields: std::mem::take(&mut self.fields), ..Self::default() };
         self.fields.clear();
-        self.fields.extend(fields.iter().map(|field| StepField::new(field.field_type)));
     }
 }
 
@@ -209,7 +217,7 @@ impl StepPart {
     pub fn load(&self, rows: &mut StepRows) -> Result<()> {
         let loaded = self.entry.load(self.numbers.clone(), &self.fields, rows);
         if loaded.is_err() {
-            rows.clear(&[]);
+            rows.clear();
         }
         loaded
     }

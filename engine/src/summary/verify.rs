@@ -80,7 +80,7 @@ fn check_entry(device: &str, entry: &SummaryEntry, segment: Option<&Arc<Segment>
     let read = entry.decode()?;
     let mut kept = Vec::new();
     for (at, field) in fields.iter().enumerate() {
-        let steps = read.field(Some(at), field.field_type, 0..read.numbers.len());
+        let steps = read.field(entry.bytes(), Some(at), field.field_type, 0..read.numbers.len());
         kept.push(steps.map_err(summary.flawed(entry.offset))?);
     }
     let Some(segment) = segment else { return Ok(None) };

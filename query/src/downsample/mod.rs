@@ -114,6 +114,9 @@ impl Plan {
         if time < self.start || step_end > self.end {
             return false;
         }
+        if self.copied == Some(step) {
+            return true;
+        }
         let window = self.windows.at(time);
         let (start, end) = (self.windows.start(window).max(self.start), self.windows.end(window).min(self.end));
         if self.pieces { pieces::has_place(step, start, end, time) } else { step_end <= end }

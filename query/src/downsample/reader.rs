@@ -223,14 +223,15 @@ impl<T: Table> WindowReader<T> {
     fn open_steps(&mut self, plan: &Plan, part: &T::Steps, loaded: &mut Loaded) -> Result<Progress, QueryError> {
         part.load(&mut loaded.steps)?;
         let steps = &loaded.steps;
-        let lacks = |(field, planned): (&StepField, &PlannedField)| {
+        let lacks = |(field, planned): (&Arc<StepField>, &PlannedField)| {
             matches!(field.sum, StepSums::None) && planned.field_type == FieldType::I64 && planned.needs().sum
         };
         if steps.fields.iter().zip(&plan.fields).any(lacks) {
             // A sum beyond 64 bits is kept nowhere, and may be part of one that is not.
             let (first, last) = part.time_range();
             let parts = self.table.scan(&self.device, first, last.saturating_add(1), &plan.scan)?;
-            let values = steps.fields.iter().map(|field| field.count.iter().sum::<u64>()).max().unwrap_or(0);
+            let counts = |field: &Arc<StepField>| field.count[steps.range.clone()].iter().sum::<u64>();
+            let values = steps.fields.iter().map(counts).max().unwrap_or(0);
             if parts.iter().map(|part| part.rows_max() as u64).sum::<u64>() < values {
                 let field = steps.fields.iter().zip(&plan.fields).position(lacks).unwrap_or(0);
                 return Err(plan.overflow(&plan.fields[field], &self.device, plan.windows.at(first)));
@@ -238,7 +239,7 @@ impl<T: Table> WindowReader<T> {
             self.instead = parts.into_iter();
             return Ok(Progress::Loaded);
         }
-        self.steps = 0..steps.starts.len();
+        self.steps = steps.range.clone();
         self.copied = plan.copied == Some(part.step());
         Ok(Progress::Loaded)
     }

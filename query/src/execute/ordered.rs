@@ -2,12 +2,14 @@
 //!
 //! Devices are cut into tasks of neighbours. A thread takes the next task, and hands a bounded queue for its batches to
 //! the reader before it begins; the reader empties queues in that order. Threads run ahead of the reader by a bounded
-//! number of tasks and batches. The task that the reader waits for is always held by a running thread whose queue
+//! number of tasks and batches. The reader begins alone, because a question of a few hundred cheap devices is answered
+//! before threads would have started: they are called when what the first devices took tells of more work than that. The task that the reader waits for is always held by a running thread whose queue
 //! the reader empties, so nobody waits in a circle.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -27,65 +29,99 @@ const BATCHES_AHEAD: usize = 2;
 /// Batches of all tasks together that may wait, for each thread.
 pub(crate) const TASKS_AHEAD_BATCHES: usize = TASKS_AHEAD * BATCHES_AHEAD;
 
+/// Work that the reader does alone: two threads save half of it, and starting and waiting for them costs as much.
+const ALONE: Duration = Duration::from_micros(500);
+/// Tasks take no less than this: each wakes the reader, which takes a processor from a thread that works.
+const TASK_LEAST: Duration = Duration::from_micros(200);
+/// Devices that tell how long the others will take.
+const TOLD_BY: usize = 4;
+
 /// Runs `work` on all its devices.
 pub(crate) fn run<W: Work>(work: W, budget: Budget) -> Box<dyn Batches> {
-    let builder = work.builder();
-    if work.device_count() <= 1 || budget.threads <= 1 {
-        return Box::new(Inline { work, budget, builder, device: 0, cursor: None, space: W::Space::default() });
+    let own = Own {
+        builder: work.builder(),
+        end: work.device_count(),
+        work: Arc::new(work),
+        device: 0,
+        cursor: None,
+        space: W::Space::default(),
+        worked: Duration::ZERO,
+    };
+    if own.end <= 1 || budget.threads <= 1 {
+        return Box::new(Inline { own, budget });
     }
-    Box::new(Parallel {
-        work: Some(work),
-        budget,
-        builder,
-        queue: None,
-        order: None,
-        threads: Vec::new(),
-        failed: false,
-    })
+    Box::new(Parallel { own, budget, queue: None, order: None, threads: Vec::new(), failed: false })
+}
+
+/// Devices on the reader's own thread.
+struct Own<W: Work> {
+    work: Arc<W>,
+    builder: Builder,
+    device: usize,
+    /// The devices from here on are not the reader's.
+    end: usize,
+    cursor: Option<W::Cursor>,
+    space: W::Space,
+    /// Time spent in earlier calls.
+    worked: Duration,
+}
+
+impl<W: Work> Own<W> {
+    fn is_done(&self) -> bool {
+        self.cursor.is_none() && self.device == self.end
+    }
+
+    /// One step; afterwards the batch may be full.
+    fn step(&mut self) -> Result<(), QueryError> {
+        match &mut self.cursor {
+            None => {
+                self.cursor = self.work.open(self.device, &mut self.space)?;
+                self.device += 1;
+            }
+            Some(cursor) => {
+                if self.work.step(cursor, &mut self.space, &mut self.builder)? == Step::Done {
+                    self.cursor = None;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the devices that are left are worth threads, after `worked` time in all.
+    fn needs_help(&self, worked: Duration) -> bool {
+        let left = self.end - self.device;
+        if cfg!(test) {
+            // Tests have little work, and want all ways of sharing it.
+            return left > 0 && self.device >= self.end % TOLD_BY;
+        }
+        let told = self.device >= TOLD_BY || worked > ALONE;
+        told && left > 0 && worked.as_nanos() * left as u128 > ALONE.as_nanos() * self.device.max(1) as u128
+    }
 }
 
 /// All devices on the reader's own thread.
 struct Inline<W: Work> {
-    work: W,
+    own: Own<W>,
     budget: Budget,
-    builder: Builder,
-    device: usize,
-    cursor: Option<W::Cursor>,
-    space: W::Space,
 }
 
 impl<W: Work> Batches for Inline<W> {
     fn next_batch(&mut self) -> Result<Option<AnswerBatch>, QueryError> {
-        while self.cursor.is_some() || self.device < self.work.device_count() {
+        while !self.own.is_done() && !self.own.builder.is_full() {
             self.budget.check()?;
-            match &mut self.cursor {
-                None => {
-                    self.cursor = self.work.open(self.device, &mut self.space)?;
-                    self.device += 1;
-                }
-                Some(cursor) => {
-                    if self.work.step(cursor, &mut self.space, &mut self.builder)? == Step::Done {
-                        self.cursor = None;
-                    }
-                    if self.builder.is_full() {
-                        return Ok(self.builder.take());
-                    }
-                }
-            }
+            self.own.step()?;
         }
-        Ok(self.builder.take())
+        Ok(self.own.builder.take())
     }
 }
 
 /// A batch, counted while it waits.
 type Message = Result<(AnswerBatch, Charge), QueryError>;
 
-/// Devices on threads of their own.
+/// First devices on the reader's thread, those that are left on threads of their own.
 struct Parallel<W: Work> {
-    /// Taken when the threads start, at the first read.
-    work: Option<W>,
+    own: Own<W>,
     budget: Budget,
-    builder: Builder,
     /// The queue of the task that is being read.
     queue: Option<Receiver<Message>>,
     order: Option<Receiver<Receiver<Message>>>,
@@ -94,7 +130,7 @@ struct Parallel<W: Work> {
 }
 
 struct Shared<W> {
-    work: W,
+    work: Arc<W>,
     budget: Budget,
     task_devices: usize,
     /// Next task, and where its queue is announced. One lock for both, so that queues arrive in order of tasks.
@@ -102,13 +138,19 @@ struct Shared<W> {
 }
 
 impl<W: Work> Parallel<W> {
-    fn start(&mut self, work: W) -> Result<(), QueryError> {
-        let devices = work.device_count();
+    /// Hands the devices that are left to threads; those before them took `worked`.
+    fn start(&mut self, worked: Duration) -> Result<(), QueryError> {
+        let devices = self.own.end - self.own.device;
         let threads = self.budget.threads.min(devices);
-        let task_devices = devices.div_ceil(threads * TASKS_PER_THREAD).clamp(1, TASK_DEVICES_MAX);
+        let shared_out = devices.div_ceil(threads * TASKS_PER_THREAD).clamp(1, TASK_DEVICES_MAX);
+        let least = TASK_LEAST.as_nanos() * self.own.device as u128 / worked.as_nanos().max(1);
+        let least = usize::try_from(least).unwrap_or(usize::MAX).min(devices.div_ceil(threads));
+        let task_devices = shared_out.max(least);
         let (sender, order) = sync_channel(threads * TASKS_AHEAD);
-        let next = Mutex::new((0, sender));
+        let next = Mutex::new((self.own.device, sender));
+        let work = Arc::clone(&self.own.work);
         let shared = Arc::new(Shared { work, budget: self.budget.clone(), task_devices, next });
+        self.own.end = self.own.device;
         self.order = Some(order);
         for index in 0..threads {
             let shared = shared.clone();
@@ -136,6 +178,28 @@ impl<W: Work> Parallel<W> {
         }
     }
 
+    fn read(&mut self) -> Result<Option<AnswerBatch>, QueryError> {
+        let begun = Instant::now();
+        while !self.failed && !self.own.is_done() && !self.own.builder.is_full() {
+            self.budget.check()?;
+            let worked = self.own.worked + begun.elapsed();
+            if self.own.needs_help(worked) {
+                self.start(worked)?;
+            } else {
+                self.own.step()?;
+            }
+        }
+        self.own.worked += begun.elapsed();
+        // Small batches of many devices go together; a large one goes alone and uncopied.
+        while !self.failed && self.own.is_done() && !self.own.builder.is_full() {
+            match self.receive()? {
+                Some(batch) => self.own.builder.append(batch),
+                None => break,
+            }
+        }
+        Ok(self.own.builder.take())
+    }
+
     fn join(&mut self) -> Result<(), QueryError> {
         for thread in self.threads.drain(..) {
             let name = thread.thread().name().unwrap_or("query").to_owned();
@@ -149,23 +213,12 @@ impl<W: Work> Parallel<W> {
 
 impl<W: Work> Batches for Parallel<W> {
     fn next_batch(&mut self) -> Result<Option<AnswerBatch>, QueryError> {
-        if let Some(work) = self.work.take() {
-            self.budget.check()?;
-            self.start(work)?;
+        let read = self.read();
+        if read.is_err() {
+            self.failed = true;
+            self.budget.stop();
         }
-        // Small batches of many devices go together; a large one goes alone and uncopied.
-        while !self.failed && !self.builder.is_full() {
-            match self.receive() {
-                Ok(Some(batch)) => self.builder.append(batch),
-                Ok(None) => break,
-                Err(error) => {
-                    self.failed = true;
-                    self.budget.stop();
-                    return Err(error);
-                }
-            }
-        }
-        Ok(self.builder.take())
+        read
     }
 }
 

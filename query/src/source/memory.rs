@@ -226,7 +226,8 @@ impl Steps for MemorySteps {
     fn load(&self, rows: &mut StepRows) -> Result<(), Error> {
         self.loaded.fetch_add(self.steps.len(), Ordering::Relaxed);
         rows.starts = self.steps.iter().map(|(start, _)| *start).collect();
-        rows.fields = self.fields.iter().map(|&(field, field_type)| self.field(field, field_type)).collect();
+        rows.fields = self.fields.iter().map(|&(field, field_type)| Arc::new(self.field(field, field_type))).collect();
+        rows.range = 0..self.steps.len();
         Ok(())
     }
 }
