@@ -121,6 +121,7 @@ impl Node {
         let Some(at) = self.lanes.get_mut(&lane) else { return done };
         if let Some((submission, tries)) = at.waiting.take() {
             self.submit(lane, submission, tries, &mut done);
+            self.act(lane, &mut done);
         }
         if let Some(at) = self.lanes.get_mut(&lane)
             && at.may_read()

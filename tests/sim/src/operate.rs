@@ -38,7 +38,7 @@ impl World {
             21..24 => self.flush(&engine),
             24 => {
                 let before = self.disk.set_activity(Some(Phase::Merge));
-                self.arm_meanwhile(&engine, random);
+                self.arm_meanwhile(&engine, random, true);
                 let done = engine.compact();
                 self.disk.meanwhile(None);
                 self.disk.set_activity(before);
@@ -75,7 +75,7 @@ impl World {
         let merge = matches!(step, Step::MergeFlushed(_) | Step::MergePartition(_));
         let before = self.disk.set_activity(merge.then_some(Phase::Merge));
         if merge || matches!(step, Step::Flush(_)) && random.one_in(4) {
-            self.arm_meanwhile(engine, random);
+            self.arm_meanwhile(engine, random, merge);
         }
         let done = engine.step(step);
         self.disk.meanwhile(None);
@@ -112,14 +112,14 @@ impl World {
         if planned { Ok(()) } else { Err(format!("a failure without a fault: {error}")) }
     }
 
-    /// Something that happens in the middle of a merge or a flush.
-    fn arm_meanwhile(&self, engine: &Arc<Engine>, random: &mut Random) {
+    /// Something that happens in the middle of a merge or a flush. A delete waits for flushes, so it may not come in one.
+    fn arm_meanwhile(&self, engine: &Arc<Engine>, random: &mut Random, may_delete: bool) {
         if random.one_in(3) {
             return;
         }
         let (engine, disk, events) = (Arc::clone(engine), self.disk.clone(), Arc::clone(&self.events));
         let shards = self.plan.shards;
-        let delete = random.one_in(4).then(|| self.some_delete(random));
+        let delete = (random.one_in(4) && may_delete).then(|| self.some_delete(random));
         let what: Meanwhile = Box::new(move || {
             let before = disk.set_activity(None);
             for shard in 0..shards {

@@ -404,7 +404,10 @@ impl World {
 
     pub(crate) fn apply(&mut self, change: &Change) {
         self.model.apply(change);
-        self.alternatives.iter_mut().for_each(|model| model.apply(change));
+        // They stand for a manifest that has stopped and takes no other change than that which failed.
+        if matches!(change, Change::Rows { .. }) {
+            self.alternatives.iter_mut().for_each(|model| model.apply(change));
+        }
     }
 
     fn look_at_disk(&mut self, random: &mut Random) -> Result<(), Broken> {
@@ -500,8 +503,8 @@ impl World {
 
     /// All rows and policies must be as one of the bases says, with some of the uncertain changes.
     fn choose(&mut self, bases: &[Model], then: &[Change], when: &str) -> Result<(), Broken> {
-        let uncertain = std::mem::take(&mut self.uncertain);
         let Some(node) = &self.node else { return Ok(()) };
+        let uncertain = std::mem::take(&mut self.uncertain);
         let snapshot = node.engine.snapshot();
         let (mut found, mut others, mut first, mut told) = (None, Vec::new(), None, None);
         for base in bases {
@@ -539,8 +542,6 @@ impl World {
         if !uncertain.is_empty() {
             self.alternatives.extend(others);
             self.alternatives.dedup();
-        } else {
-            self.alternatives.iter_mut().for_each(|model| then.iter().for_each(|change| model.apply(change)));
         }
         Ok(())
     }
