@@ -150,9 +150,17 @@ impl Batches {
             }
         }
         self.doubted.clear();
+        // One that was refused and came again stands behind those that were refused with it; what is found of them is what
+        // came first, and the log has a producer's batches in the order of their numbers.
+        let mut rising: BTreeMap<u128, BTreeSet<u64>> = BTreeMap::new();
+        for key in &found {
+            rising.entry(key.0).or_default().insert(key.1);
+        }
         let mut changes = Vec::new();
-        for key in found {
-            changes.extend(self.applied(key)?);
+        for (producer, _) in found {
+            if let Some(seq) = rising.get_mut(&producer).and_then(BTreeSet::pop_first) {
+                changes.extend(self.applied((producer, seq))?);
+            }
         }
         self.applied = 0;
         Ok(changes)
