@@ -3,8 +3,9 @@
 //! Devices are cut into tasks of neighbours. A thread takes the next task, and hands a bounded queue for its batches to
 //! the reader before it begins; the reader empties queues in that order. Threads run ahead of the reader by a bounded
 //! number of tasks and batches. The reader begins alone, because a question of a few hundred cheap devices is answered
-//! before threads would have started: they are called when what the first devices took tells of more work than that. The task that the reader waits for is always held by a running thread whose queue
-//! the reader empties, so nobody waits in a circle.
+//! before threads would have started: they are called when what the first devices took tells of more work than that. The
+//! task that the reader waits for is always held by a running thread whose queue the reader empties, so nobody waits in a
+//! circle.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
