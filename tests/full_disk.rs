@@ -199,7 +199,7 @@ async fn a_full_disk_refuses_answers_and_recovers_by_itself() {
                 refused = Some((seq, nack));
                 break;
             }
-            Some(Frame::Ack(_)) => sender.fill(&node).await,
+            Some(Frame::Ack { .. }) => sender.fill(&node).await,
             other => panic!("expected an answer to batch {seq}, heard {other:?}"),
         }
     }
