@@ -83,7 +83,8 @@ fn encode_f64(stats: &FieldStats, flags: &mut u8, body: &mut Vec<u8>) {
     }
     // A sum of decimals is nearly one: the decimal and how many steps of a double it is off are shorter than the double.
     let power = POWERS[usize::from(places.unwrap_or(0))];
-    let near = (sum * power).round();
+    // Adding 0 makes the zero that rounding leaves of a small negative sum the one that an integer stands for.
+    let near = (sum * power).round() + 0.0;
     let steps = sum.to_bits().wrapping_sub((near / power).to_bits()) as i64;
     if near.abs() < EXACT_MAX && varint_len(zigzag(near as i64)) + varint_len(zigzag(steps)) < 8 {
         put_zigzag(body, near as i64);

@@ -182,7 +182,8 @@ fn encode_doubles(field: &StepField, flags: &mut u8, out: &mut Vec<u8>) {
     let StepSums::F64(sums) = &field.sum else { unreachable!("doubles have sums") };
     // A sum of decimals is nearly one: the decimal and how many steps of a double it is off are shorter than the double.
     let power = POWERS[usize::from(places.unwrap_or(0))];
-    let near: Vec<f64> = sums.iter().map(|sum| (sum * power).round()).collect();
+    // Adding 0 makes the zero that rounding leaves of a small negative sum the one that an integer stands for.
+    let near: Vec<f64> = sums.iter().map(|sum| (sum * power).round() + 0.0).collect();
     let start = out.len();
     if near.iter().all(|near| near.abs() < EXACT_MAX) {
         let off = sums.iter().zip(&near);

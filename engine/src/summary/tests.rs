@@ -239,6 +239,28 @@ fn steps_come_back_as_the_definition_has_them() {
 }
 
 #[test]
+fn a_small_negative_sum_among_whole_ones_keeps_its_sign() {
+    let schema = schema(&[("celsius", FieldType::F64)]);
+    let storage: Arc<dyn Storage> = Arc::new(Memory::new());
+    let value = |at: i64| match at {
+        // No decimal, so sums are kept as whole numbers and what they are off.
+        6 => 1.0 / 3.0,
+        14 => 0.1,
+        15 => -0.3,
+        at => 2.5 + (at % 2) as f64,
+    };
+    let rows = Rows {
+        times: (0..120).map(|at| START + at * 30_000_000_000).collect(),
+        columns: vec![Column { values: Values::F64((0..120).map(value).collect()), validity: None }],
+    };
+    let (segment, metas) = write(&storage, &schema, 1, &[("d".to_owned(), rows)], &Step::ALL);
+    for summary in open(&storage, &metas) {
+        let damage = verify(&summary, Some(&segment));
+        assert!(damage.is_empty(), "{damage:?}");
+    }
+}
+
+#[test]
 fn steps_of_few_rows_are_not_kept_unless_asked_for() {
     let schema = schema(&[("speed", FieldType::F64)]);
     let storage: Arc<dyn Storage> = Arc::new(Memory::new());
