@@ -197,10 +197,10 @@ impl Deref for MappedFile {
 
 #[allow(unsafe_code)]
 fn map_file(file: &File, slot: MapSlot) -> io::Result<Mapped> {
-    // SAFETY: a mapping is sound while nobody cuts or rewrites the file under it. Only immutable files are mapped
-    // (segments and summaries: written under a temporary name, synced, renamed, never opened to write again, and removed by unlinking,
-    // which leaves the pages of a live mapping in place), and the directory's lock keeps other nodes out. A person who
-    // truncates a segment by hand while the node runs can still cause SIGBUS; nothing in the process does that.
+    // Only immutable files are mapped (segments and summaries: written under a temporary name, synced, renamed, never opened to
+    // write again, and removed by unlinking, which leaves the pages of a live mapping in place), and the directory's lock keeps
+    // other nodes out. A person who cuts a segment by hand while the node runs can still cause SIGBUS.
+    // SAFETY: a mapping is sound while nobody cuts or rewrites the file under it; nothing in the process does.
     let map = unsafe { Mmap::map(file)? };
     Ok(Mapped::new(MappedFile(map, slot)))
 }
