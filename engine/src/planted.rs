@@ -1,5 +1,5 @@
 //! Owns bugs that tests switch on, one at a time, to see that the simulation catches them. Without the feature `planted`, which
-//! no release has, nothing of them is compiled.
+//! no release has, none can be switched on and the places that ask are compiled away.
 
 /// A bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
