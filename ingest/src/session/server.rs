@@ -414,6 +414,8 @@ impl ServerSession {
                 p.held.remove(&seq);
                 Self::advance(p);
             }
+            // The newer copy has an outcome of its own.
+            Err(_) if entry.ticket.is_some_and(|newer| newer != ticket) => {}
             Err(refusal) if refusal.code.retryable() && (entry.superseded || entry.ticket != Some(ticket)) => {}
             Err(refusal) => self.refuse(producer, seq, attempt, refusal),
         }
@@ -421,6 +423,14 @@ impl ServerSession {
 
     fn refuse(&mut self, producer: ProducerId, seq: u64, attempt: u32, refusal: Refusal) {
         let Some(p) = self.producers.get_mut(&producer) else { return };
+        let another_copy =
+            |ticket: &Ticket| ticket.producer == producer && ticket.generation == p.generation && ticket.seq == seq;
+        if !refusal.code.retryable() && self.tickets.values().any(another_copy) {
+            // Whether the number is applied or refused is not known before that copy has its outcome; a resume tells.
+            let message =
+                format!("batch {seq} was sent again and refused ({}) while a copy is on its way", refusal.message);
+            return self.close(CloseCode::UnexpectedFrame, message);
+        }
         let Some(entry) = p.window.get_mut(&seq) else { return };
         entry.ticket = None;
         if refusal.code.retryable() {

@@ -171,6 +171,33 @@ fn a_refused_copy_whose_earlier_copy_was_taken_is_not_waited_for() {
 }
 
 #[test]
+fn a_copy_refused_for_good_while_another_is_on_its_way_ends_the_lane() {
+    // Found by the fuzzing target `server_session`: 1 was acknowledged as refused, and then applied.
+    let mut session = open();
+    submit(&mut session, 1, 0);
+    session.receive(Received::OversizedBatch { producer: P, seq: 1, attempt: 1, length: 65, max: 64 }, T0, 0);
+    assert_eq!(closed(&mut session), CloseCode::UnexpectedFrame);
+
+    let mut session = open();
+    submit(&mut session, 1, 0);
+    let again = submit(&mut session, 1, 1);
+    session.settled(again, Err(Refusal::new(RejectCode::TypeConflict, "")));
+    assert_eq!(closed(&mut session), CloseCode::UnexpectedFrame);
+}
+
+#[test]
+fn of_two_copies_on_their_way_the_newer_decides() {
+    for refusal in [RejectCode::TypeConflict, RejectCode::DiskFull] {
+        let mut session = open();
+        let (one, again) = (submit(&mut session, 1, 0), submit(&mut session, 1, 1));
+        session.settled(one, Err(Refusal::new(refusal, "")));
+        assert_eq!(actions(&mut session), []);
+        session.settled(again, Ok(()));
+        assert_eq!(actions(&mut session), [ack(1)]);
+    }
+}
+
+#[test]
 fn what_came_after_a_refused_one_comes_again_even_when_the_refused_one_need_not() {
     let mut session = open();
     let (one, two) = (submit(&mut session, 1, 0), submit(&mut session, 2, 0));
