@@ -28,7 +28,7 @@ const CODES: [RejectCode; 5] = [
 struct Owed {
     /// Numbers that were handed out since the producer was resumed.
     submitted: BTreeSet<u64>,
-    /// Those that were appended or refused for good.
+    /// Those that were appended, or of which the sender was told that they are refused for good.
     done: BTreeSet<u64>,
     acked: u64,
 }
@@ -125,8 +125,8 @@ impl Server {
                 let (ticket, producer, life, seq) = self.tickets.remove(which);
                 let code = CODES.get(usize::from(input.u8() % 8));
                 let outcome = code.map_or(Ok(()), |code| Err(Refusal::new(*code, "no")));
-                let done = outcome.as_ref().err().is_none_or(|refusal| !refusal.code.retryable());
-                if let Some((_, owed)) = self.owed.get_mut(&producer).filter(|(now, _)| *now == life && done) {
+                if let Some((_, owed)) = self.owed.get_mut(&producer).filter(|(now, _)| *now == life && outcome.is_ok())
+                {
                     owed.done.insert(seq);
                 }
                 self.session.settled(ticket, outcome);
@@ -184,6 +184,14 @@ impl Server {
                     assert!(open.is_empty(), "ack {seq} covers {open:?}, which have no outcome");
                 }
                 Action::Send(frame) => {
+                    if let Frame::Nack(Nack { producer, seq, retryable: false, .. }) = &frame
+                        && let Some((life, owed)) = self.owed.get_mut(producer)
+                    {
+                        let copy =
+                            self.tickets.iter().find(|(_, of, its, number)| (of, its, number) == (producer, life, seq));
+                        assert_eq!(copy, None, "batch {seq} is refused for good while a copy is on its way");
+                        owed.done.insert(*seq);
+                    }
                     let mut bytes = Vec::new();
                     frame.encode(&mut bytes);
                 }

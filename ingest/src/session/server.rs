@@ -361,8 +361,8 @@ impl ServerSession {
             p.window.range_mut(seq..).for_each(|(_, entry)| entry.superseded = true);
         }
         if attempt < p.attempt || seq <= p.last {
-            // A repetition of what is on its way is answered when that is settled.
-            if attempt == p.attempt && p.window.contains_key(&seq) {
+            // A repetition of what is on its way is answered when that is settled, one of what was refused for now has been.
+            if p.window.contains_key(&seq) {
                 return false;
             }
             let message = format!(

@@ -246,6 +246,8 @@ fn numbers_must_rise() {
     session.receive(batch(5, 0), T0, 0);
     assert_eq!(actions(&mut session), [ack(5)], "what is settled is acknowledged again");
     submit(&mut session, 6, 2);
+    session.receive(batch(6, 1), T0, 0);
+    assert_eq!(actions(&mut session), [], "not refused either while it may still be applied");
     session.receive(batch(7, 1), T0, 0);
     assert_eq!(nacked(&actions(&mut session)), [(7, 1, RejectCode::OutOfOrder)]);
 }
