@@ -1,7 +1,7 @@
 //! Owns the whole: opening, the way in, the way out, closing; the work is in shards and upkeep.
 
 use crate::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::sync::{Mutex, RwLock};
 use crossbeam_channel::bounded;
@@ -32,6 +32,7 @@ pub struct Engine {
     config: Arc<EngineConfig>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) manifest: Arc<Mutex<Manifest>>,
+    manifest_stopped: Arc<OnceLock<String>>,
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) attributes: RwLock<Registry>,
     pub(crate) shards: Vec<Shard>,
@@ -103,9 +104,11 @@ impl Engine {
         let keeper = Arc::new(Keeper::new(Arc::clone(&opened.manifest), views, Arc::clone(&clock)));
         let keeper_thread = in_background.then(|| KeeperThread::start(Arc::clone(&keeper)));
         let cache = Arc::new(BlockCache::within(&config.memory, config.block_cache_bytes));
+        let manifest_stopped = opened.manifest.lock().stop_cause();
         let engine = Self {
             config: opened.config,
             catalog: opened.catalog,
+            manifest_stopped,
             manifest: opened.manifest,
             storage,
             attributes: RwLock::new(opened.attributes),
@@ -294,7 +297,10 @@ impl Engine {
 
     /// Each shard's figures.
     pub fn figures(&self) -> Vec<ShardFigures> {
-        self.shards.iter().map(Shard::figures).collect()
+        let mut figures: Vec<_> = self.shards.iter().map(Shard::figures).collect();
+        // Without the manifest no shard can flush, whether or not one has come to that yet.
+        figures.iter_mut().for_each(|shard| shard.poisoned |= self.manifest_stopped.get().is_some());
+        figures
     }
 
     /// Commits what is queued, seals, syncs, ends the threads. Later appends are refused.

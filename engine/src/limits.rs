@@ -47,6 +47,10 @@ pub const ERASE_DELAY_NS: i64 = 3_600_000_000_000;
 /// Days for which a silent producer's last number is remembered.
 pub const PRODUCER_MEMORY_DAYS: i64 = 30;
 
+/// The newest producers of a shard that are remembered however long they were silent: so a clock that jumps does not make a node
+/// forget those that send. 32 bytes each in a heads file.
+pub const PRODUCERS_REMEMBERED: usize = 16_384;
+
 /// How long a shard remembers what a silent producer has to send again. Much longer than a lane may be idle: one that is
 /// forgotten has to resume before it can send.
 pub const REFUSED_MEMORY_NS: i64 = DAY_NS / 24;

@@ -12,6 +12,7 @@ use tidewell_codec::FieldType;
 use tidewell_engine::clock::Clock;
 use tidewell_engine::limits::DAY_NS;
 use tidewell_engine::manifest::Manifest;
+use tidewell_engine::storage::faulty::{Fault, Operation};
 use tidewell_engine::storage::{Faulty, Memory, Storage};
 use tidewell_engine::verify::verify;
 use tidewell_engine::{Delete, Engine, EngineConfig};
@@ -219,6 +220,19 @@ fn failing_merge_of_one_table_does_not_hold_up_another() {
     let files = memory.list("seg").unwrap();
     assert_eq!(files.iter().filter(|name| name.ends_with(".seg")).count(), 10);
     assert!(files.iter().all(|name| !name.ends_with(".tmp")), "{files:?}");
+}
+
+#[test]
+fn a_manifest_that_a_merge_stops_shows_before_the_next_flush() {
+    let (memory, clock, mut model) = (Memory::new(), clock(), Model::default());
+    let storage = Faulty::over(memory);
+    let engine = open(Arc::new(storage.clone()), &clock).unwrap();
+    fill(&engine, &mut model, 9);
+    assert!(!engine.figures()[0].poisoned);
+    storage.fail_named(Operation::Sync, "manifest", Fault::Eio);
+    assert!(engine.merge_due().is_err());
+    assert!(engine.figures()[0].poisoned);
+    check(&engine, &model, "questions go on");
 }
 
 #[test]

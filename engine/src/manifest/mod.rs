@@ -15,7 +15,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub use edit::{Edit, FORMAT_VERSION};
 use edit::{FILE_HEADER_BYTES, HeaderFault, RECORD_ALIGN, RECORD_HEADER_BYTES};
@@ -47,7 +47,8 @@ pub struct Manifest {
     state: ManifestState,
     /// The file is of an older version: the next edits go into a new one, whose version tells older programs to keep off.
     outdated: bool,
-    poison: Option<String>,
+    /// Set once; shared, so that who asks for it does not wait for a sync.
+    poison: Arc<OnceLock<String>>,
     recovered: ManifestReport,
 }
 
@@ -78,7 +79,7 @@ impl Manifest {
             base: 0,
             state: ManifestState::default(),
             outdated: false,
-            poison: None,
+            poison: Arc::default(),
             recovered: ManifestReport::default(),
         };
         let Some((newest, older)) = numbers.split_last() else {
@@ -160,7 +161,12 @@ impl Manifest {
 
     /// Whether it takes edits. Once it does not, nobody knows until the next open whether the last one is there.
     pub fn is_sound(&self) -> bool {
-        self.poison.is_none()
+        self.poison.get().is_none()
+    }
+
+    /// Why it stopped, once it has.
+    pub fn stop_cause(&self) -> Arc<OnceLock<String>> {
+        Arc::clone(&self.poison)
     }
 
     /// What all edits so far add up to.
@@ -187,7 +193,7 @@ impl Manifest {
             let error = Error::io("write", &*name)(source);
             // What was written of the record must be gone before another takes its place.
             if !error.is_disk_full() || file.set_len(self.end).and_then(|()| file.sync_data()).is_err() {
-                self.poison = Some(error.to_string());
+                self.stop(&error);
             }
             return Err(error);
         }
@@ -195,7 +201,7 @@ impl Manifest {
             && let Err(source) = file.sync_data()
         {
             let error = Error::io("sync", &*name)(source);
-            self.poison = Some(error.to_string());
+            self.stop(&error);
             return Err(error);
         }
         self.end += record.len() as u64;
@@ -218,7 +224,7 @@ impl Manifest {
                 // by it.
                 let renamed = self.storage.exists(&name).unwrap_or(true);
                 if !error.passes() || renamed {
-                    self.poison = Some(error.to_string());
+                    self.stop(&error);
                 }
                 return Err(error);
             }
@@ -236,8 +242,13 @@ impl Manifest {
         Ok(())
     }
 
+    fn stop(&self, error: &Error) {
+        tracing::error!(%error, "the manifest stops taking edits until the next start");
+        let _ = self.poison.set(error.to_string());
+    }
+
     fn check_poison(&self) -> Result<()> {
-        match &self.poison {
+        match self.poison.get() {
             Some(cause) => Err(Error::Invalid(format!(
                 "the manifest stopped after a failed write or sync ({cause}); restart the node once the disk is healthy"
             ))),

@@ -66,7 +66,7 @@ pub struct ShardFigures {
     pub producers: u64,
     /// Whether the disk has no room.
     pub disk_full: bool,
-    /// Whether a write or sync has failed.
+    /// Whether a write or sync has failed, of its log or of the manifest.
     pub poisoned: bool,
     /// Live segments.
     pub segments: u64,
