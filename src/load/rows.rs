@@ -101,8 +101,11 @@ impl RowBuffer {
     /// Appends one row; fields that are not named are null. `cells` names no field twice.
     ///
     /// # Errors
-    /// When the device id is empty or too long. Nothing is appended then.
+    /// When the device id is empty or too long, or no field was named yet. Nothing is appended then.
     pub fn push(&mut self, device: &str, time: i64, cells: &[(usize, Cell<'_>)]) -> Result<(), String> {
+        if self.columns.is_empty() {
+            return Err("no column has had a value so far: there is nothing to store but a time".into());
+        }
         let device = match self.device_ids.get(device) {
             Some(&id) => id,
             None => {
@@ -188,9 +191,9 @@ impl RowBuffer {
                 fields.push(BatchField { name: name.clone(), column });
             }
         }
-        if let (true, Some(name)) = (fields.is_empty(), self.names.first()) {
+        if fields.is_empty() {
             let column = Column::nulls(self.columns[0].field_type(), order.len());
-            fields.push(BatchField { name: name.clone(), column });
+            fields.push(BatchField { name: self.names[0].clone(), column });
         }
         let times = order.iter().map(|&row| self.times[row as usize]).collect();
         Batch { table: self.table.clone(), devices, times, fields }

@@ -126,7 +126,8 @@ impl Check<'_> {
                 return self.report(Some(id), error);
             }
         };
-        let (first_offset, after) = (blocks.entries()[0].data_offset, directory.0.saturating_add(u64::from(directory.1)));
+        let (first_offset, after) =
+            (blocks.entries()[0].data_offset, directory.0.saturating_add(u64::from(directory.1)));
         if self.totals.next_offset.is_some_and(|next| next != first_offset) {
             let expected = format!("the region at {}", self.totals.next_offset.unwrap_or_default());
             self.wrong(Some(id), first_offset, expected, format!("{first_offset}"));

@@ -160,6 +160,14 @@ fn a_messy_controller_file() {
 }
 
 #[test]
+fn rows_of_a_file_without_any_value_are_named() {
+    // Found by the fuzzing target `csv_load`: a batch without a field, which no node takes.
+    let loaded = try_load(b"time,device,v\n1,a,\n2,a,\n", &options(), OnError::Skip).unwrap();
+    assert_eq!((loaded.batches.len(), loaded.reports.len()), (0, 2));
+    assert!(loaded.reports[0].starts_with("a.csv:2: no column has had a value"), "{:?}", loaded.reports);
+}
+
+#[test]
 fn several_columns_make_a_time() {
     let loaded = load(
         "year,month,day,hour,v,device\n2013,3,1,5,7,a\n",
