@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tidewell_engine::storage::faulty::Fault;
+use tidewell_engine::storage::faulty::{Fault, Operation};
 use tidewell_engine::storage::{Faulty, Mapped, Memory, Storage, StorageFile};
 
 use crate::coverage::Phase;
@@ -108,11 +108,11 @@ impl Disk {
     }
 
     /// Notes an operation that changes something; fails it when there is no room.
-    fn note(&self, name: &str, kind: Kind) -> io::Result<()> {
+    fn note(&self, name: &str, operation: Operation) -> io::Result<()> {
         let due = {
             let mut state = self.state.lock();
             state.operations += 1;
-            let phase = state.phase(name, kind);
+            let phase = state.phase(name, operation);
             if let Some((at, left)) = &mut state.halt_in
                 && *at == phase
             {
@@ -139,7 +139,7 @@ impl Disk {
                 state.failed.push(phase);
                 self.below.fail_at(self.below.operations() + 1, fault);
             }
-            let of_segment = name.starts_with("seg/") && kind == Kind::Write;
+            let of_segment = name.starts_with("seg/") && operation == Operation::Write;
             match &mut state.meanwhile {
                 Some((0, _)) if of_segment => state.meanwhile.take(),
                 Some((left, _)) if of_segment => {
@@ -152,7 +152,7 @@ impl Disk {
         if let Some((_, what)) = due {
             what();
         }
-        if kind == Kind::Write {
+        if operation == Operation::Write {
             self.take_room()?;
         }
         Ok(())
@@ -172,29 +172,18 @@ impl Disk {
     }
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Kind {
-    Create,
-    Write,
-    SetLen,
-    Sync,
-    Rename,
-    Remove,
-    SyncDir,
-}
-
 impl State {
-    fn phase(&self, name: &str, kind: Kind) -> Phase {
+    fn phase(&self, name: &str, operation: Operation) -> Phase {
         let folder = name.split('/').next().unwrap_or_default();
-        match (self.activity, folder, kind) {
+        match (self.activity, folder, operation) {
             (Some(Phase::Open), ..) => Phase::Open,
             (Some(activity @ (Phase::Delete | Phase::Tables | Phase::Retention)), "manifest", _) => activity,
             (_, "manifest", _) => Phase::ManifestEdit,
-            (_, "log", Kind::Write) => Phase::Append,
-            (_, "log", Kind::Sync) => Phase::Sync,
-            (_, "log", Kind::Create | Kind::Rename | Kind::SyncDir) => Phase::Rotate,
-            (_, "log", Kind::Remove | Kind::SetLen) => Phase::Release,
-            (_, _, Kind::Remove) => Phase::Remove,
+            (_, "log", Operation::Write) => Phase::Append,
+            (_, "log", Operation::Sync) => Phase::Sync,
+            (_, "log", Operation::Create | Operation::Rename | Operation::SyncDir) => Phase::Rotate,
+            (_, "log", Operation::Remove | Operation::SetLen) => Phase::Release,
+            (_, _, Operation::Remove) => Phase::Remove,
             (Some(Phase::Merge), ..) => Phase::Merge,
             _ => Phase::Seal,
         }
@@ -203,7 +192,7 @@ impl State {
 
 impl Storage for Disk {
     fn create(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
-        self.note(name, Kind::Create)?;
+        self.note(name, Operation::Create)?;
         Ok(self.wrap(name, self.below.create(name)?))
     }
 
@@ -228,17 +217,17 @@ impl Storage for Disk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.note(from, Kind::Rename)?;
+        self.note(from, Operation::Rename)?;
         self.below.rename(from, to)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        self.note(name, Kind::Remove)?;
+        self.note(name, Operation::Remove)?;
         self.below.remove(name)
     }
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
-        self.note(dir, Kind::SyncDir)?;
+        self.note(dir, Operation::SyncDir)?;
         self.below.sync_dir(dir)
     }
 
@@ -262,7 +251,7 @@ struct DiskFile {
 
 impl StorageFile for DiskFile {
     fn write_at(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.disk.note(&self.name, Kind::Write)?;
+        self.disk.note(&self.name, Operation::Write)?;
         self.file.write_at(offset, data)
     }
 
@@ -275,12 +264,12 @@ impl StorageFile for DiskFile {
     }
 
     fn set_len(&mut self, len: u64) -> io::Result<()> {
-        self.disk.note(&self.name, Kind::SetLen)?;
+        self.disk.note(&self.name, Operation::SetLen)?;
         self.file.set_len(len)
     }
 
     fn sync_data(&mut self) -> io::Result<()> {
-        self.disk.note(&self.name, Kind::Sync)?;
+        self.disk.note(&self.name, Operation::Sync)?;
         self.file.sync_data()
     }
 }
